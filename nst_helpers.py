@@ -13,7 +13,6 @@ import hashlib
 import importlib.util
 import io
 import math
-import pickle
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -100,13 +99,13 @@ def match_colors(image: Tensor, reference: Tensor) -> Tensor:
 
     def power(matrix: Tensor, exponent: float) -> Tensor:
         values, vectors = torch.linalg.eigh(matrix)
-        return vectors * values.clamp(min=1e-6) ** exponent @ vectors.mT
+        return vectors * values.clamp(min=1e-12) ** exponent @ vectors.mT
 
-    x, y = (picture[0].flatten(1) for picture in (image, reference))  # (3, pixels)
+    x, y = (picture[0].flatten(1).double() for picture in (image, reference))  # (3, pixels)
     root, inverse_root = power(x.cov(), 0.5), power(x.cov(), -0.5)
     transport = inverse_root @ power(root @ y.cov() @ root, 0.5) @ inverse_root
     matched = transport @ (x - x.mean(1, keepdim=True)) + y.mean(1, keepdim=True)
-    return matched.clamp(0, 1).reshape(image.shape)
+    return matched.clamp(0, 1).reshape(image.shape).to(image.dtype)
 
 
 def _require_picture(image, name: str) -> None:
@@ -128,20 +127,19 @@ def show(*images, titles: Sequence[str] = (), alt: str, columns: int = 0, cmap: 
     `columns` is how many stand in a row, by default all.
     """
     columns = columns or len(images)
-    rows, width = math.ceil(len(images) / columns), min(10.0, 4.5 * columns)
+    rows, width = math.ceil(len(images) / columns), min(10.0, 3.0 + 3.0 * columns)
     tallest = max(image.shape[-2] / image.shape[-1] for image in images)
     height = rows * (width / columns * tallest + 0.3 * bool(titles))
-    maps = [image for image in images if image.ndim == 2]
-    low, high = (
-        float(torch.cat([m.flatten() for m in maps or images]).aminmax()[i]) for i in (0, 1)
-    )
+    lows = [image.min() for image in images if image.ndim == 2] or [torch.zeros(())]
+    highs = [image.max() for image in images if image.ndim == 2] or [torch.ones(())]
+    low, high = float(min(lows)), float(max(highs))
     figure = Figure((width, height), layout="constrained")
     for index, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
         axes.axis("off")
         axes.set_title(titles[index] if index < len(titles) else "", fontsize=10)
         if index < len(images):
             image = images[index].detach().cpu()
-            pixels = image if image.ndim == 2 else to_pil(image)
+            pixels = image.numpy() if image.ndim == 2 else to_pil(image)
             axes.imshow(pixels, cmap=cmap, vmin=low, vmax=high)
     show_figure(figure, alt, "jpeg")
 
@@ -255,7 +253,7 @@ def load_vgg19(weights="oxford", pooling: str = "max") -> VGG19:
         features.load_state_dict({key: state[key] for key in features.state_dict()}, assign=True)
     except (KeyError, RuntimeError, AttributeError) as error:
         raise ValueError(f"{weights} does not hold the weights of VGG-19: {error}") from None
-    return VGG19(features.float().eval().requires_grad_(False), *preprocessing)
+    return VGG19(features.float(), *preprocessing).eval().requires_grad_(False)
 
 
 def _oxford_state() -> dict[str, Tensor]:
@@ -291,8 +289,8 @@ def _torchvision_state() -> dict[str, Tensor]:
             f"cannot download {weights.url} to {path}: {error}. Put the file there yourself, or "
             'take weights="oxford", which needs no network'
         ) from None
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise ValueError(f"{path} is damaged; delete it and try again: {error}") from None
+    except Exception as error:  # the unpickler stumbles over damage in many ways
+        raise ValueError(f"{path} is damaged; delete it and try again: {error!r}") from None
 
 
 def _file_state(path: Path) -> dict[str, Tensor]:
@@ -300,7 +298,7 @@ def _file_state(path: Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f'no file {path}; weights are "oxford", "torchvision" or a path')
     try:
         return dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (RuntimeError, ValueError, TypeError, pickle.UnpicklingError, EOFError) as error:
+    except Exception as error:  # the unpickler stumbles over foreign files in many ways
         raise ValueError(f"{path} is not a state dict: {str(error)[:300]}") from None
 
 
@@ -387,7 +385,7 @@ class Weights:
     """
 
     content: float = 1.0
-    style: float = 1e3
+    style: float = 500.0
     tv: float = 0.0
     layers: dict[str, float] = field(
         default_factory=lambda: {
@@ -464,7 +462,8 @@ def stylize(
     for name, picture in {"content": content, "style": style}.items():
         _require_picture(picture, name)
         short, long = sorted(picture.shape[-2:])
-        _deepest([*content_layers, *weights.layers], round(short * min(sizes) / long))
+        for layers in (content_layers, list(weights.layers)):
+            _deepest(layers, round(short * min(sizes) / long))
     if optimizer not in ("lbfgs", "adam") or not 0 < lr < math.inf:
         raise ValueError(f'optimizer must be "lbfgs" or "adam", lr positive: {optimizer!r}, {lr}')
     vgg = vgg or load_vgg19(pooling="avg").to(best_device())

@@ -1,0 +1,45 @@
+# `make lab` and `make test` set up everything they need; see README.md.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+# Containers run as root, where Jupyter wants to be told that this is meant.
+ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
+
+.PHONY: help lab test notebooks bench lint clean
+
+help:
+	@echo "make lab        open the notebooks in JupyterLab  (ARGS=\"--no-browser --port 8899\")"
+	@echo "make test       run all tests, every notebook among them  (ARGS=\"-k network\")"
+	@echo "make notebooks  run all notebooks again and store their outputs  (ARGS=notebooks/04*.ipynb)"
+	@echo "make bench      measure speed and memory"
+	@echo "make lint       check and format code and notebooks"
+	@echo "make clean      remove the environment and all caches"
+
+lab: $(READY)
+	$(BIN)/jupyter lab $(ROOT) --LabApp.default_url=/lab/tree/notebooks $(ARGS)
+
+test: $(READY)
+	$(BIN)/python -m pytest $(ARGS)
+
+notebooks: $(READY)
+	$(BIN)/python tests/run_notebooks.py $(ARGS)
+
+bench: $(READY)
+	$(BIN)/python benchmarks/memory.py $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+clean:
+	rm -rf .venv nst_helpers.egg-info build out .pytest_cache .ruff_cache
+	find . -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
+
+# Installed once, and again whenever pyproject.toml is newer than the last installation.
+$(READY): pyproject.toml
+	@$(PYTHON) -c "" 2>/dev/null || { echo "No Python found as '$(PYTHON)': install Python 3.10 or newer, or name one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10))" || { echo "$$($(PYTHON) --version) is too old: install Python 3.10 or newer, and name it: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c "import venv, ensurepip" 2>/dev/null || { echo "This Python cannot make environments: install its venv module (on Debian and Ubuntu: sudo apt install python3-venv) and try again" >&2; exit 1; }
+	@echo "Installing into .venv: PyTorch is large, this takes a few minutes (once)."
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test]"
+	@touch $@

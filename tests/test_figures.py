@@ -1,0 +1,69 @@
+"""Figures carry their text description and stay small."""
+
+import base64
+import io
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+from PIL import Image
+
+import nst_helpers as nst
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    def show(function, *args, **options):
+        calls = []
+        monkeypatch.setattr(nst, "display", lambda data, **rest: calls.append((data, rest)))
+        function(*args, **options)
+        ((data, rest),) = calls
+        assert rest["raw"] is True
+        return data, rest["metadata"]
+
+    return show
+
+
+def decode(data):
+    return Image.open(io.BytesIO(base64.b64decode(data)))
+
+
+def test_pictures_with_titles(shown, temple, starry_night):
+    data, metadata = shown(
+        nst.show, temple, starry_night, titles=("photo", "painting"), alt="A temple and a night."
+    )
+    assert data["text/plain"] == "A temple and a night."
+    assert metadata["image/jpeg"]["alt"] == "A temple and a night."
+    picture = decode(data["image/jpeg"])
+    assert picture.format == "JPEG"
+    assert picture.width > 2 * picture.height
+    assert len(data["image/jpeg"]) < 200_000
+
+
+def test_maps_share_one_colour_scale(shown):
+    data, _ = shown(nst.show, torch.zeros(8, 8), torch.ones(8, 8), alt="Black and white.")
+    picture = decode(data["image/jpeg"]).convert("L")
+    left, right = (
+        picture.getpixel((round(picture.width * x), picture.height // 2)) for x in (0.25, 0.75)
+    )
+    assert left < 20
+    assert right > 235
+
+
+def test_a_grid_with_an_empty_place(shown, temple):
+    data, _ = shown(nst.show, temple, temple, temple, columns=2, alt="Three temples.")
+    assert decode(data["image/jpeg"]).width > 0
+
+
+def test_the_description_is_required(temple):
+    with pytest.raises(TypeError, match="alt"):
+        nst.show(temple)
+
+
+def test_curves_are_png_and_closed(shown):
+    figure, axes = plt.subplots()
+    axes.plot([1, 2])
+    data, metadata = shown(nst.show_figure, figure, alt="A rising line.")
+    assert decode(data["image/png"]).format == "PNG"
+    assert metadata["image/png"]["alt"] == "A rising line."
+    assert figure.number not in plt.get_fignums()

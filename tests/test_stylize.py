@@ -1,0 +1,298 @@
+"""The loop: it paints, it obeys, and nothing that goes wrong loses the picture."""
+
+import math
+import warnings
+
+import pytest
+import torch
+from jupyter_client.manager import start_new_kernel
+
+import nst_helpers as nst
+
+
+@pytest.fixture(scope="module")
+def avg_vgg():
+    return nst.load_vgg19(pooling="avg")
+
+
+@pytest.fixture
+def paint(temple, starry_night, avg_vgg):
+    def run(content=temple, style=starry_night, vgg=avg_vgg, sizes=64, steps=12, **options):
+        return nst.stylize(content, style, vgg=vgg, sizes=sizes, steps=steps, **options)
+
+    return run
+
+
+def recomputed(vgg, step, content, style, weights, boost=1.0):
+    """The losses of a step once more, from its picture alone and the paper's sums."""
+    x, p, a = (
+        vgg(picture, nst.STYLE_LAYERS + nst.CONTENT_LAYERS)
+        for picture in (step.image, nst.resize(content, step.size), nst.resize(style, step.size))
+    )
+    F, P = x["relu4_2"], p["relu4_2"]
+    losses = {"content": (0.5 * (F - P).square().sum() / F.numel()).item(), "style": 0.0}
+    for name in nst.STYLE_LAYERS:
+        F, S = x[name][0].flatten(1).double(), a[name][0].flatten(1).double()
+        difference = F @ F.T / F.shape[1] - S @ S.T / S.shape[1]
+        E = difference.square().sum().item() / (4 * F.shape[0] ** 2)
+        losses["style"] += weights.layers[name] * E
+    total = boost * weights.content * losses["content"] + weights.style * losses["style"]
+    return {**losses, "total": total}
+
+
+def test_steps_count_and_pictures_are_pictures(paint):
+    steps = list(paint(sizes=(48, 64), steps=(3, 4)))
+    assert [step.index for step in steps] == list(range(1, 8))
+    assert {step.total for step in steps} == {7}
+    assert [step.size for step in steps] == [48] * 3 + [64] * 4
+    for step in steps:
+        assert max(step.image.shape[-2:]) == step.size
+        assert 0 <= step.image.min() <= step.image.max() <= 1
+        assert not step.image.requires_grad
+        assert step.note == ""
+        assert set(step.losses) == {"content", "style", "tv", "total"}
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+def test_the_loss_falls(paint, optimizer):
+    totals = [step.losses["total"] for step in paint(optimizer=optimizer, steps=40)]
+    assert totals[-1] < 0.1 * totals[0]
+
+
+def test_losses_belong_to_the_picture(paint, avg_vgg, temple, starry_night):
+    weights = nst.Weights(content=2.0, style=500.0)
+    steps = list(paint(weights=weights, sizes=(48, 64), steps=(4, 6), coarse_content=3.0))
+    for step, boost in ((steps[3], 3.0), (steps[-1], 1.0)):
+        expected = recomputed(avg_vgg, step, temple, starry_night, weights, boost)
+        for name, value in expected.items():
+            assert step.losses[name] == pytest.approx(value, rel=1e-3), name
+
+
+def test_starts(paint, temple, starry_night):
+    def first(init):
+        return next(paint(init=init)).image
+
+    content, style = nst.resize(temple, 64), nst.resize(starry_night, 64)
+    assert torch.allclose(first("content"), content, atol=1e-5)
+    assert first("style").shape == content.shape  # stretched to the shape of the content
+    assert torch.allclose(first("matched"), nst.match_colors(content, style), atol=1e-5)
+    assert torch.allclose(first(content.flip(3)), content.flip(3), atol=1e-5)
+    assert torch.equal(first("noise"), first("noise"))
+    assert 0.1 < first("noise").std() < 0.3
+
+
+def test_the_seed_decides_and_the_global_one_is_left_alone(paint):
+    state = torch.get_rng_state()
+    one, other = (next(paint(init="noise", seed=seed)).image for seed in (1, 2))
+    assert not torch.equal(one, other)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_same_seed_same_picture(paint):
+    runs = [list(paint(init="noise", seed=3, steps=6))[-1].image for _ in range(2)]
+    assert torch.equal(*runs)
+
+
+def test_weights_act_on_the_next_step(paint):
+    weights = nst.Weights()
+    run = paint(weights=weights, steps=30)
+    before = [next(run) for _ in range(10)][-1]
+    weights.style = 0.0  # from now on only the content counts
+    after = list(run)
+    assert after[0].losses["total"] == pytest.approx(after[0].losses["content"])
+    assert after[-1].losses["content"] < 0.5 * before.losses["content"]
+    assert after[-1].losses["style"] > before.losses["style"]
+
+
+def test_layer_weights_act_too(paint):
+    weights = nst.Weights(content=0.0)
+    run = paint(weights=weights, steps=4)
+    first, _ = next(run), next(run)
+    weights.layers = {"relu1_1": 1.0, "relu3_2": 0.0, "conv2_2": 1e-4}  # one of them new
+    third = next(run)
+    assert third.losses["style"] != pytest.approx(first.losses["style"], rel=0.5)
+    weights.layers["relu1_1"] = -1.0  # past the check at assignment
+    with pytest.raises(ValueError, match="0 or more"):
+        next(run)
+
+
+def test_content_alone_returns_to_the_photograph(paint, temple):
+    last = list(paint(init="noise", weights=nst.Weights(style=0.0), steps=60))[-1]
+    start = next(paint(init="noise", weights=nst.Weights(style=0.0)))
+    assert last.losses["content"] < 0.05 * start.losses["content"]
+
+
+def test_total_variation_smooths(paint):
+    rough, smooth = (list(paint(weights=nst.Weights(tv=tv)))[-1].losses["tv"] for tv in (0, 1e9))
+    assert smooth < 0.5 * rough
+
+
+@pytest.mark.parametrize("field", ["content", "style", "tv"])
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+def test_weights_are_checked_where_they_are_set(field, value):
+    with pytest.raises(ValueError, match=f"weight {field} must be 0 or more"):
+        nst.Weights(**{field: value})
+    weights = nst.Weights()
+    with pytest.raises(ValueError, match=f"weight {field} must be 0 or more"):
+        setattr(weights, field, value)
+    with pytest.raises(ValueError, match="weight layers must be"):
+        weights.layers = {"relu1_1": value}
+    with pytest.raises(ValueError, match="relu9_9"):
+        weights.layers = {"relu9_9": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"content": torch.zeros(3, 64, 64)}, r"content must be a tensor \(1, 3, H, W\)"),
+        ({"style": "starry_night.jpg"}, r"style must be a tensor .* got str"),
+        ({"style": torch.full((1, 3, 32, 32), torch.nan)}, "style must hold finite"),
+        ({"init": "photo"}, "init must be a picture or one of matched, content, style, noise"),
+        ({"init": torch.zeros(1, 1, 8, 8)}, "init must be a tensor"),
+        ({"sizes": ()}, "must be positive and go in pairs"),
+        ({"sizes": (64, 96), "steps": (5,)}, "must be positive and go in pairs"),
+        ({"steps": 0}, "must be positive"),
+        ({"sizes": -64}, "must be positive"),
+        ({"sizes": 20}, r"short side has 13 px.*relu5_1.*needs 16 px"),
+        ({"content": torch.zeros(1, 3, 1, 1), "sizes": 8}, "too small"),
+        ({"content_layers": ["relu4_9"]}, "unknown or no layer.*relu4_9"),
+        ({"content_layers": []}, "unknown or no layer"),
+        ({"optimizer": "sgd"}, "lbfgs"),
+        ({"lr": 0.0}, "lr positive"),
+        ({"lr": math.nan}, "lr positive"),
+    ],
+)
+def test_bad_arguments_are_refused_at_the_call(paint, options, message):
+    with pytest.raises(ValueError, match=message):
+        paint(**options)  # not even the first step is asked for
+
+
+def test_a_huge_learning_rate_still_gives_a_picture(paint):
+    with pytest.warns(RuntimeWarning, match="back to the best picture"):
+        steps = list(paint(optimizer="adam", lr=1e4, steps=30))
+    assert any(step.note for step in steps)
+    totals = [step.losses["total"] for step in steps]
+    assert totals[-1] <= totals[0]
+    assert max(totals) <= nst.EXPLODED * totals[0]
+    assert steps[-1].image.std() > 0.05  # neither black nor white
+
+
+class Flawed(torch.nn.Module):
+    """The real network, which returns NaN (or its gradient does) at chosen calls."""
+
+    def __init__(self, vgg, bad_calls, in_gradient=False):
+        super().__init__()
+        self.vgg, self.bad_calls, self.in_gradient, self.calls = vgg, bad_calls, in_gradient, 0
+        self.mean = vgg.mean
+
+    def forward(self, image, layers):
+        features = self.vgg(image, layers)
+        if image.requires_grad:
+            self.calls += 1
+            if self.calls in self.bad_calls:
+                for name, value in features.items():
+                    if self.in_gradient:
+                        value.register_hook(lambda gradient: gradient * math.nan)
+                    else:
+                        features[name] = value * math.nan
+        return features
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+@pytest.mark.parametrize("in_gradient", [False, True])
+def test_nan_goes_back_to_the_best_picture(paint, avg_vgg, optimizer, in_gradient):
+    flawed = Flawed(avg_vgg, {6, 7}, in_gradient)
+    with pytest.warns(RuntimeWarning, match="back to the best picture"):
+        steps = list(paint(vgg=flawed, optimizer=optimizer, steps=20))
+    best = min(step.losses["total"] for step in steps[:5])
+    for step in steps[5:7]:
+        assert "back to the best picture" in step.note
+        assert step.losses["total"] == best
+    assert all(step.image.isfinite().all() for step in steps)
+    assert steps[-1].losses["total"] < best  # it went on
+
+
+def test_endless_nan_ends_with_an_error_and_the_last_picture(paint, avg_vgg):
+    steps = []
+    run = paint(vgg=Flawed(avg_vgg, range(4, 100)), steps=50)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        with pytest.raises(RuntimeError, match="gentler restarts; lower the weights"):
+            steps.extend(iter(run))
+    step = steps[-1]
+    assert step.image.isfinite().all()
+    assert math.isfinite(step.losses["total"])
+
+
+def test_nan_from_the_start_is_an_error(paint, avg_vgg):
+    with pytest.raises(RuntimeError, match="the loss became nan"):
+        list(paint(vgg=Flawed(avg_vgg, range(100))))
+
+
+def test_no_gradient_changes_nothing(paint, temple):
+    nothing = nst.Weights(content=0.0, style=0.0)
+    steps = list(paint(weights=nothing, init="content", steps=3))
+    assert torch.equal(steps[0].image, steps[-1].image)
+
+
+def test_grey_content_and_one_colour_style(paint, temple):
+    grey = temple.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    for content, style in ((grey, temple), (temple, torch.full_like(temple, 0.4))):
+        steps = list(paint(content=content, style=style, steps=25))
+        totals = [step.losses["total"] for step in steps]
+        assert all(map(math.isfinite, totals))
+        assert totals[-1] < totals[0]
+        assert steps[-1].image.isfinite().all()
+
+
+def test_breaking_out_and_starting_again(paint):
+    for step in paint(steps=50):
+        if step.index == 3:
+            break
+    assert step.index == 3
+    again = next(paint(init=step.image))
+    assert torch.allclose(again.image, step.image, atol=1e-5)
+
+
+def test_the_callers_grad_mode_is_left_alone(paint):
+    with torch.no_grad():
+        run = paint(steps=5)
+        totals = [step.losses["total"] for step in run]
+        assert not torch.is_grad_enabled()
+    assert totals[-1] < totals[0]
+    assert torch.is_grad_enabled()
+
+
+def test_interrupting_the_kernel_keeps_the_picture(root):
+    """As a student does it: the stop button, in a real kernel, in the middle of a loop."""
+    manager, client = start_new_kernel(kernel_name="python3", cwd=str(root / "notebooks"))
+
+    def execute(code, after_start=lambda: None):
+        client.execute(code)
+        texts = []
+        while True:
+            message = client.get_iopub_msg(timeout=60)
+            content = message["content"]
+            if message["msg_type"] == "stream":
+                texts.append(content["text"])
+                if "step 3" in content["text"]:
+                    after_start()
+            if message["msg_type"] == "error":
+                texts.append(content["ename"])
+            if message["msg_type"] == "status" and content["execution_state"] == "idle":
+                return "".join(texts)
+
+    try:
+        code = (
+            "import nst_helpers as nst\n"
+            "content = nst.load_image('../images/content/temple.jpg', 64)\n"
+            "style = nst.load_image('../images/style/poppies.jpg', 64)\n"
+            "for step in nst.stylize(content, style, sizes=64, steps=100_000):\n"
+            "    print('step', step.index, flush=True)"
+        )
+        assert "KeyboardInterrupt" in execute(code, manager.interrupt_kernel)
+        text = execute("print(nst.to_pil(step.image).size, step.index >= 3)")
+        assert "(64, 43) True" in text
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
