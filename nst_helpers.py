@@ -130,9 +130,9 @@ def show(*images, titles: Sequence[str] = (), alt: str, columns: int = 0, cmap: 
     rows, width = math.ceil(len(images) / columns), min(10.0, 3.0 + 3.0 * columns)
     tallest = max(image.shape[-2] / image.shape[-1] for image in images)
     height = rows * (width / columns * tallest + 0.3 * bool(titles))
-    lows = [image.min() for image in images if image.ndim == 2] or [torch.zeros(())]
-    highs = [image.max() for image in images if image.ndim == 2] or [torch.ones(())]
-    low, high = float(min(lows)), float(max(highs))
+    maps = [image for image in images if image.ndim == 2]
+    low = min((image.min().item() for image in maps), default=0)
+    high = max((image.max().item() for image in maps), default=1)
     figure = Figure((width, height), layout="constrained")
     for index, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
         axes.axis("off")
@@ -209,7 +209,8 @@ class VGG19(nn.Module):
 
 def _deepest(layers: Sequence[str], short_side: int) -> int:
     """Return the index of the deepest of `layers`; ValueError if it cannot be reached."""
-    if unknown := [name for name in layers if name not in LAYERS] or not layers:
+    unknown = [name for name in layers if name not in LAYERS]
+    if unknown or not layers:
         raise ValueError(f"unknown or no layer: {unknown}; the layers are {', '.join(LAYERS)}")
     deepest = max(map(LAYERS.index, layers))
     needed = 2 ** sum(name.startswith("pool") for name in LAYERS[: deepest + 1])
@@ -552,10 +553,10 @@ def _optimize(start: Tensor, losses_of: Callable, weights: Weights, boost, optim
         if engine is None and optimizer == "adam":
             engine = torch.optim.Adam([x], lr=0.02 * lr * gentle)
         elif engine is None:  # one evaluation a step; tolerances would end it at small losses
-            engine = torch.optim.LBFGS([x], 1, max_iter=1, tolerance_grad=0, tolerance_change=0)
-            # Its first step is lr · gradient / sum |gradient|, far too short for a picture.
-            engine.param_groups[0]["lr"] = lr * gentle * max(1.0, FIRST_MOVE * x.numel())
-            engine.param_groups[0]["history_size"], scale = 20, None
+            # Its first step is lr · gradient / sum |gradient|: without this, far too short.
+            first_lr = lr * gentle * max(1.0, FIRST_MOVE * x.numel())
+            settings = {"max_iter": 1, "tolerance_grad": 0, "tolerance_change": 0}
+            engine, scale = torch.optim.LBFGS([x], first_lr, history_size=20, **settings), None
         note = ""
         try:
             engine.step(closure)

@@ -22,10 +22,10 @@ def run(path: Path) -> None:
         timeout=900,
         kernel_name="python3",
         record_timing=False,
-        store_widget_state=False,
         resources={"metadata": {"path": str(path.parent)}},
     ).execute()
     notebook.metadata.language_info = {"name": "python"}
+    notebook.metadata.pop("widgets", None)
     nbformat.write(notebook, path)
     print(f"{path.name}: {time.perf_counter() - start:.0f} s, {path.stat().st_size / 1e3:.0f} kB")
 

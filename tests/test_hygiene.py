@@ -139,15 +139,20 @@ def test_every_picture_has_a_description(path):
 
 
 def definitions(tree):
-    return {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    return {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
 def body(function):
-    """The function as code alone: docstring and comments do not count."""
+    """The function as code alone: its docstring, comments and annotations do not count."""
     function = ast.parse(ast.unparse(function)).body[0]
     if ast.get_docstring(function) is not None:
         function.body = function.body[1:]
-    return ast.dump(function)
+    for node in ast.walk(function):
+        if isinstance(node, ast.arg):
+            node.annotation = None
+        if isinstance(node, ast.FunctionDef):
+            node.returns = None
+    return ast.unparse(function)
 
 
 @each_notebook
