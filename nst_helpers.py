@@ -135,11 +135,13 @@ def show(*images, titles: Sequence[str] = (), alt: str, columns: int = 0, cmap: 
     high = max((image.max().item() for image in maps), default=1)
     figure = Figure((width, height), layout="constrained")
     for index, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
-        axes.axis("off")
+        is_map = index < len(images) and images[index].ndim == 2
+        axes.set(xticks=[], yticks=[], anchor="N")  # pictures of one row stand level at the top
+        axes.spines[:].set(visible=is_map, color="silver")  # a white map ends somewhere
         axes.set_title(titles[index] if index < len(titles) else "", fontsize=10)
         if index < len(images):
             image = images[index].detach().cpu()
-            pixels = image.numpy() if image.ndim == 2 else to_pil(image)
+            pixels = image.numpy() if is_map else to_pil(image)
             axes.imshow(pixels, cmap=cmap, vmin=low, vmax=high)
     show_figure(figure, alt, "jpeg")
 

@@ -40,7 +40,7 @@ FLAGS = [
 def interactive_notebooks():
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         cells = nbformat.read(path, as_version=4).cells
-        if any("widgets." in cell.source for cell in cells if cell.cell_type == "code"):
+        if any("ipywidgets" in cell.source for cell in cells if cell.cell_type == "code"):
             yield path
 
 
@@ -50,17 +50,20 @@ def lab(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lab")
     for name in ("notebooks", "images"):
         shutil.copytree(ROOT / name, folder / name)
-    settings = folder / "settings/@jupyterlab/notebook-extension/tracker.jupyterlab-settings"
-    settings.parent.mkdir(parents=True)
-    settings.write_text(json.dumps({"windowingMode": "none"}))  # or cells off screen do not exist
+    settings = {  # without windowing "none", cells off the screen do not exist
+        "notebook-extension/tracker": {"windowingMode": "none"},
+        "apputils-extension/notification": {"fetchNews": "false"},
+    }
+    for name, values in settings.items():
+        file = folder / f"settings/@jupyterlab/{name}.jupyterlab-settings"
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps(values))
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}"]
     command += ["--ServerApp.port_retries=0", "--IdentityProvider.token=secret", "--allow-root"]
     command += [f"--ServerApp.root_dir={folder}", "--LabApp.expose_app_in_browser=True"]
     command += [f"--LabApp.user_settings_dir={folder / 'settings'}"]
-    (folder / "config").mkdir()
-    (folder / "config/jupyter_lab_config.py").write_text("c.LabApp.news_url = None\n")
     environment = {**os.environ, "JUPYTER_CONFIG_DIR": str(folder / "config")}
     log = (folder / "log").open("w")
     server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
@@ -86,7 +89,7 @@ def browser():
         browser.close()
 
 
-@pytest.mark.parametrize("path", interactive_notebooks(), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", list(interactive_notebooks()), ids=lambda path: path.stem)
 def test_controls_change_the_picture(lab, browser, path):
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
     page.goto(lab(path))
