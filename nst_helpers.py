@@ -9,12 +9,16 @@ The paper is L. A. Gatys, A. S. Ecker and M. Bethge, *A Neural Algorithm of Arti
 """
 
 import base64
+import ctypes
 import hashlib
 import importlib.util
 import io
 import math
+import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -24,7 +28,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torchvision
-from IPython.display import display
+from IPython.display import DisplayHandle, display
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 from torch import Tensor, nn
@@ -142,7 +146,8 @@ def show(*images, titles: Sequence[str] = (), alt: str, columns: int = 0, cmap: 
         if index < len(images):
             image = images[index].detach().cpu()
             pixels = image.numpy() if is_map else to_pil(image)
-            axes.imshow(pixels, cmap=cmap, vmin=low, vmax=high)
+            smooth = "nearest" if is_map or image.shape[-1] < 64 else "lanczos"
+            axes.imshow(pixels, cmap=cmap, vmin=low, vmax=high, interpolation=smooth)
     show_figure(figure, alt, "jpeg")
 
 
@@ -411,7 +416,8 @@ class Weights:
 class Step:
     """One step of `stylize`: an `image` (1, 3, H, W) in [0, 1], and the `losses` of that image.
 
-    `index` runs from 1 to `total`; `size` is the long side in pixels; `losses` holds "content",
+    `index` runs from 1 to `total`, the number of steps planned; `size` is the long side in pixels;
+    `done` is the share of the computing that is behind us, 0 to 1. `losses` holds "content",
     "style" and "tv" before weighting, and the weighted "total". `note` is empty unless the loss
     exploded and the optimiser restarted from the best picture.
     """
@@ -419,6 +425,7 @@ class Step:
     index: int
     total: int
     size: int
+    done: float
     losses: dict[str, float]
     image: Tensor
     note: str = ""
@@ -437,6 +444,7 @@ def stylize(
     coarse_content: float = 4.0,
     optimizer: str = "lbfgs",
     lr: float = 1.0,
+    tolerance: float = 0.5 / 255,
     seed: int = 0,
 ) -> Iterator[Step]:
     """Paint `content` in the style of `style`, both (1, 3, H, W) in [0, 1]; yield every `Step`.
@@ -444,9 +452,11 @@ def stylize(
     `sizes` (long side, pixels) are painted one after the other, with `steps` evaluations each: the
     coarse ones place the big strokes, and weigh the content `coarse_content` times more per level,
     or the subject would dissolve. The first starts from `init`: "matched" (the content picture in
-    the colours of the style), "content", "style", "noise" (drawn with `seed`), or a picture. `vgg`
-    is by default the oxford network with average pooling, on the best device; `optimizer` is
-    "lbfgs", or "adam", which needs less memory; `lr` multiplies its usual steps.
+    the colours of the style), "content", "style", "noise" (drawn with `seed`), or a picture. A size
+    ends early once a pixel moves less than `tolerance` in ten steps, on average: half a grey level
+    is more than an eye can see. `vgg` is by default the oxford network with average pooling, on the
+    best device; `optimizer` is "lbfgs", or "adam", which needs less memory; `lr` multiplies its
+    usual steps.
 
     Stop whenever you like: the last step keeps its picture. If the loss explodes, the best picture
     comes back and the optimiser restarts gently. Raises ValueError at once for arguments that
@@ -468,30 +478,65 @@ def stylize(
         short, long = sorted(picture.shape[-2:])
         for layers in (content_layers, list(weights.layers)):
             _deepest(layers, round(short * min(sizes) / long))
+    if style.std((2, 3)).max() < 1 / 255:
+        raise ValueError("style is all of one colour: there are no strokes in it to paint with")
     if optimizer not in ("lbfgs", "adam") or not 0 < lr < math.inf:
         raise ValueError(f'optimizer must be "lbfgs" or "adam", lr positive: {optimizer!r}, {lr}')
+    if not 0 <= tolerance < 1:
+        raise ValueError(f"tolerance must be at least 0, for never, and below 1, not {tolerance}")
     vgg = vgg or load_vgg19(pooling="avg").to(best_device())
 
     def paint() -> Iterator[Step]:  # apart, so that the checks above run at the call
-        index, picture = 0, init
+        work = [size**2 * count for size, count in zip(sizes, steps, strict=True)]
+        picture = init
         for level, size in enumerate(sizes):
+            _keep_freed_memory()
             small_content, small_style = resize(content, size), resize(style, size)
             if isinstance(picture, str):
                 picture = starts[picture](small_content, small_style)
             shape = small_content.shape[-2:]
             start = interpolate(picture, shape, mode="bicubic", antialias=True)
+            if level and init in ("matched", "content"):
+                # An enlarged picture is blurred. What the photograph lost on being made as small as
+                # that picture, and enlarged, gives the strokes an edge to begin with.
+                sharp = starts[init](small_content, small_style)
+                blurred = interpolate(sharp, picture.shape[-2:], mode="bicubic", antialias=True)
+                start += sharp - interpolate(blurred, shape, mode="bicubic", antialias=True)
             losses_of = _objective(vgg, small_content, small_style, content_layers)
             boost = coarse_content ** (len(sizes) - 1 - level)
             run = _optimize(start.to(vgg.mean), losses_of, weights, boost, optimizer, lr)
-            for losses, shown, note in islice(run, steps[level]):
-                index, picture = index + 1, shown.cpu()
-                yield Step(index, sum(steps), size, losses, picture, note)
+            earlier = deque(maxlen=10)
+            for count, (losses, shown, note) in enumerate(islice(run, steps[level]), start=1):
+                index, picture = sum(steps[:level]) + count, shown.cpu()
+                done = (sum(work[:level]) + count * size**2) / sum(work)
+                yield Step(index, sum(steps), size, done, losses, picture, note)
+                if note:  # back at an earlier picture: that is no standing still
+                    earlier.clear()
+                if len(earlier) == 10 and (picture - earlier[0]).abs().mean() < tolerance:
+                    break
+                earlier.append(picture)
 
     return paint()
 
 
+def _keep_freed_memory() -> None:
+    """Have glibc keep what a step frees for the next one; other systems stay as they are.
+
+    By default it hands every large block back to the system, which must clear it before it can be
+    used again; a step at 512 px takes a tenth longer for it, and at 1024 px a quarter.
+    """
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no block gets a mapping of its own
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap does not shrink by itself
+        libc.malloc_trim(0)  # what smaller pictures left behind has the wrong size
+
+
+NOISE = 0.05  # contrast of the noise: as it is what no layer sees, it stays; strong, it is grain
+
+
 def _noise(shape: Sequence[int], seed: int) -> Tensor:
-    return 0.5 + 0.2 * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return 0.5 + NOISE * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def _objective(vgg: VGG19, content: Tensor, style: Tensor, content_layers) -> Callable:
@@ -517,7 +562,42 @@ def _objective(vgg: VGG19, content: Tensor, style: Tensor, content_layers) -> Ca
     return losses_of
 
 
-FIRST_MOVE = 0.003  # by how much the first step of L-BFGS changes a pixel, on average
+def watch(run: Iterator[Step], alt: str, every: float = 2.0) -> Iterator[Step]:
+    """Pass on the steps of `stylize`, showing the picture so far and the seconds that are left.
+
+    The figure is renewed every so many seconds; `alt` describes the finished picture. However the
+    loop ends (done, break, error, an interrupted kernel), the last picture stays on show.
+    """
+    line, figure, began, due, step = DisplayHandle(), DisplayHandle(), time.monotonic(), 0.0, None
+
+    def renew(text: str) -> None:
+        height, width = step.image.shape[-2:]
+        buffer, zoom = io.BytesIO(), 512 / step.size  # always the same size: the page stays still
+        to_pil(step.image).save(buffer, "JPEG", quality=90)
+        picture = {"image/jpeg": base64.b64encode(buffer.getvalue()).decode(), "text/plain": alt}
+        style = {"alt": alt, "width": round(width * zoom), "height": round(height * zoom)}
+        show = "display" if due == 0 else "update"
+        getattr(line, show)({"text/plain": text}, raw=True)
+        getattr(figure, show)(picture, raw=True, metadata={"image/jpeg": style})
+
+    state = "stopped"
+    try:
+        for step in run:
+            seconds = time.monotonic() - began
+            if seconds >= due:
+                left = seconds / step.done - seconds
+                renew(f"{step.done:.0%}, {step.size} px, about {left:.0f} s left")
+                due = seconds + every
+            yield step
+        state = "done"
+    finally:
+        if step is not None:
+            seconds = time.monotonic() - began
+            renew(f"{state} after {step.index} of {step.total} steps and {seconds:.0f} s")
+
+
+FIRST_MOVE = 0.01  # by how much the first step of L-BFGS changes a pixel, on average
+LONGEST_MOVE = 0.05  # and by how much a later one may, at most
 SPRING = 0.1  # how strongly a pixel outside [0, 1] is pulled back
 EXPLODED = 10.0  # a loss so many times the lowest one counts as an explosion
 PATIENCE = 10  # explosions in a row, without any progress, before giving up
@@ -562,9 +642,16 @@ def _optimize(start: Tensor, losses_of: Callable, weights: Weights, boost, optim
             engine, scale = torch.optim.LBFGS([x], first_lr, history_size=20, **settings), None
         note = ""
         try:
+            before = x.detach().clone()
             engine.step(closure)
             if optimizer == "lbfgs":  # from now on its memory sets the length
                 engine.param_groups[0]["lr"] = lr if gentle == 1 else min(lr, 1.0)
+                # Memories of a flat region, such as faint noise, suggest a leap. Shortened here,
+                # and in its memory (its last step is t · d), it is an honest step.
+                move = x.detach() - before
+                if (shorter := LONGEST_MOVE * lr / max(move.abs().mean().item(), 1e-30)) < 1:
+                    x.data.copy_(before + shorter * move)
+                    engine.state[x]["t"] *= shorter
             if losses["total"] < lowest:
                 lowest, best, failures = losses["total"], (losses, shown), 0
         except ArithmeticError as error:

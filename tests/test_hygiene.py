@@ -8,7 +8,6 @@ from pathlib import Path
 
 import nbformat
 import pytest
-import tomllib
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -261,3 +260,10 @@ def test_nbval_options_are_in_force(pytestconfig):
     assert pytestconfig.getoption("nbval_lax")
     assert pytestconfig.getoption("nbval_current_env")
     assert 0 < pytestconfig.getoption("nbval_cell_timeout") <= 600
+
+
+def test_readme_shows_the_measured_table():
+    measured = (ROOT / "benchmarks/RESULTS.md").read_text().split("\n\n", 1)[1]
+    shown = (ROOT / "README.md").read_text().split("<!-- bench -->\n")[1]
+    assert shown.split("<!-- /bench -->")[0].strip() == measured.strip()
+    assert "not reached" not in measured
