@@ -25,7 +25,7 @@ notebooks: $(READY)
 	$(BIN)/python tests/run_notebooks.py $(ARGS)
 
 bench: $(READY)
-	$(BIN)/python benchmarks/memory.py $(ARGS)
+	$(BIN)/python benchmarks/compare.py $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
