@@ -157,7 +157,8 @@ def show_figure(figure: Figure, alt: str, kind: str = "png") -> None:
     Curves and heat maps look best as PNG; photographs are far smaller as JPEG.
     """
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=110)
+    smaller = {"optimize": True, "progressive": True} if kind == "jpeg" else {}
+    figure.savefig(buffer, format=kind, dpi=110, pil_kwargs=smaller)
     plt.close(figure)  # or the notebook would show a pyplot figure a second time
     data, mime = base64.b64encode(buffer.getvalue()).decode(), f"image/{kind}"
     display({mime: data, "text/plain": alt}, raw=True, metadata={mime: {"alt": alt}})

@@ -71,7 +71,7 @@ def loss_of(folder: Path, picture: Path, size: int, pooling: str) -> float:
 
 
 def gram_distance(vgg, picture: Path, style: Path, size: int) -> float:
-    """The style loss with both pictures at `size`, relative to that of the content picture."""
+    """The style loss of a picture with both pictures at `size`: small sizes see big strokes."""
     layers = nst.Weights().layers
     with torch.no_grad():
         x, a = (vgg(nst.load_image(path, size), list(layers)) for path in (picture, style))
@@ -184,19 +184,22 @@ def main() -> None:
             for size in SIZES:
                 picture = nst.load_image(getattr(options, kind), size)
                 nst.to_pil(picture).save(folder / f"{kind}_{size}.png")
+        # The comparison last: a process counts what its parent holds when it starts, and only
+        # the comparison makes this one large.
         parts = {
-            "compare": lambda: compare(folder, options.pooling),
             "growth": lambda: growth(folder, options.pooling),
             "whole": lambda: whole(folder),
+            "compare": lambda: compare(folder, options.pooling),
         }
         tables = [
             f"{options.content.stem} in the style of {options.style.stem}, {options.pooling} "
             f"pooling; {machine()}.\n"
         ]
+        print(*tables, sep="\n", flush=True)
         for part, measure in parts.items():
             if options.only in (None, part):
                 tables.append(measure())
-                print(tables[0] if len(tables) == 2 else "", tables[-1], sep="\n", flush=True)
+                print(tables[-1], flush=True)
     asked = (options.content, options.style, options.pooling, options.only)
     if asked == tuple(parser.get_default(key) for key in ("content", "style", "pooling", "only")):
         text = "\n".join(tables)

@@ -97,8 +97,8 @@ def test_controls_change_the_picture(lab, browser, path):
     page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
     page.wait_for_timeout(1000)  # the session is ready a moment after the kernel
     page.evaluate("() => void window.jupyterapp.commands.execute('notebook:run-all-cells')")
-    page.wait_for_selector(PICTURE, timeout=400_000)
-    page.wait_for_selector(IDLE, timeout=400_000)
+    page.wait_for_selector(PICTURE, timeout=800_000)
+    page.wait_for_selector(IDLE, timeout=800_000)
     errors = page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']")
     assert errors.count() == 0
 

@@ -3,6 +3,7 @@
 import base64
 import math
 import warnings
+from itertools import pairwise
 
 import pytest
 import torch
@@ -122,6 +123,18 @@ def test_layer_weights_act_too(paint):
     weights.layers["relu1_1"] = -1.0  # past the check at assignment
     with pytest.raises(ValueError, match="0 or more"):
         next(run)
+
+
+@pytest.mark.parametrize("layers", [nst.STYLE_LAYERS[:1], nst.STYLE_LAYERS])
+def test_faint_noise_does_not_make_lbfgs_leap(paint, avg_vgg, starry_night, layers):
+    """The paper's network and ratios: there the first steps used to explode."""
+    vgg = nst.normalize_activations(avg_vgg, [starry_night])
+    weights = nst.Weights(content=1e-3, style=1.0, layers=dict.fromkeys(layers, 1 / len(layers)))
+    steps = list(paint(vgg=vgg, weights=weights, init="noise", steps=30, coarse_content=1.0))
+    assert not any(step.note for step in steps)
+    moves = [(after.image - before.image).abs().mean() for before, after in pairwise(steps)]
+    assert max(moves) <= 1.01 * nst.LONGEST_MOVE
+    assert steps[-1].losses["total"] < 0.5 * steps[0].losses["total"]
 
 
 def test_content_alone_returns_to_the_photograph(paint, temple):
