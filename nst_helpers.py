@@ -479,7 +479,7 @@ def stylize(
         short, long = sorted(picture.shape[-2:])
         for layers in (content_layers, list(weights.layers)):
             _deepest(layers, round(short * min(sizes) / long))
-    if style.std((2, 3)).max() < 1 / 255:
+    if style.std((2, 3), correction=0).max() < 1 / 255:
         raise ValueError("style is all of one colour: there are no strokes in it to paint with")
     if optimizer not in ("lbfgs", "adam") or not 0 < lr < math.inf:
         raise ValueError(f'optimizer must be "lbfgs" or "adam", lr positive: {optimizer!r}, {lr}')
@@ -497,7 +497,7 @@ def stylize(
                 picture = starts[picture](small_content, small_style)
             shape = small_content.shape[-2:]
             start = interpolate(picture, shape, mode="bicubic", antialias=True)
-            if level and init in ("matched", "content"):
+            if level and isinstance(init, str) and init in ("matched", "content"):
                 # An enlarged picture is blurred. What the photograph lost on being made as small as
                 # that picture, and enlarged, gives the strokes an edge to begin with.
                 sharp = starts[init](small_content, small_style)

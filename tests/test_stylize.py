@@ -313,6 +313,15 @@ def test_grey_content_gets_the_colours_of_the_painting(paint, temple, starry_nig
 def test_a_style_of_one_colour_is_refused(paint, temple):
     with pytest.raises(ValueError, match="all of one colour"):
         paint(style=torch.full_like(temple, 0.4))
+    with pytest.raises(ValueError, match="all of one colour"):
+        paint(style=torch.zeros(1, 3, 1, 1))
+
+
+def test_a_picture_of_ones_own_to_start_from_at_two_sizes(paint, temple):
+    nothing = nst.Weights(content=0.0, style=0.0)
+    steps = list(paint(weights=nothing, init=temple.flip(3), sizes=(32, 64), steps=1))
+    expected = nst.resize(nst.resize(temple.flip(3), 32), 64)[..., :42, :]
+    assert (steps[-1].image[..., :42, :] - expected).abs().mean() < 0.02
 
 
 def test_breaking_out_and_starting_again(paint):
