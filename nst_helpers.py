@@ -455,7 +455,7 @@ def stylize(
     or the subject would dissolve. The first starts from `init`: "matched" (the content picture in
     the colours of the style), "content", "style", "noise" (drawn with `seed`), or a picture. A size
     ends early once a pixel moves less than `tolerance` in ten steps, on average: half a grey level
-    is more than an eye can see. `vgg` is by default the oxford network with average pooling, on the
+    is less than an eye can see. `vgg` is by default the oxford network with average pooling, on the
     best device; `optimizer` is "lbfgs", or "adam", which needs less memory; `lr` multiplies its
     usual steps.
 
@@ -563,40 +563,6 @@ def _objective(vgg: VGG19, content: Tensor, style: Tensor, content_layers) -> Ca
     return losses_of
 
 
-def watch(run: Iterator[Step], alt: str, every: float = 2.0) -> Iterator[Step]:
-    """Pass on the steps of `stylize`, showing the picture so far and the seconds that are left.
-
-    The figure is renewed every so many seconds; `alt` describes the finished picture. However the
-    loop ends (done, break, error, an interrupted kernel), the last picture stays on show.
-    """
-    line, figure, began, due, step = DisplayHandle(), DisplayHandle(), time.monotonic(), 0.0, None
-
-    def renew(text: str) -> None:
-        height, width = step.image.shape[-2:]
-        buffer, zoom = io.BytesIO(), 512 / step.size  # always the same size: the page stays still
-        to_pil(step.image).save(buffer, "JPEG", quality=90)
-        picture = {"image/jpeg": base64.b64encode(buffer.getvalue()).decode(), "text/plain": alt}
-        style = {"alt": alt, "width": round(width * zoom), "height": round(height * zoom)}
-        show = "display" if due == 0 else "update"
-        getattr(line, show)({"text/plain": text}, raw=True)
-        getattr(figure, show)(picture, raw=True, metadata={"image/jpeg": style})
-
-    state = "stopped"
-    try:
-        for step in run:
-            seconds = time.monotonic() - began
-            if seconds >= due:
-                left = seconds / step.done - seconds
-                renew(f"{step.done:.0%}, {step.size} px, about {left:.0f} s left")
-                due = seconds + every
-            yield step
-        state = "done"
-    finally:
-        if step is not None:
-            seconds = time.monotonic() - began
-            renew(f"{state} after {step.index} of {step.total} steps and {seconds:.0f} s")
-
-
 FIRST_MOVE = 0.01  # by how much the first step of L-BFGS changes a pixel, on average
 LONGEST_MOVE = 0.05  # and by how much a later one may, at most
 SPRING = 0.1  # how strongly a pixel outside [0, 1] is pulled back
@@ -667,6 +633,40 @@ def _optimize(start: Tensor, losses_of: Callable, weights: Weights, boost, optim
             losses, shown = best
             x.data.copy_(shown)
         yield losses, shown, note
+
+
+def watch(run: Iterator[Step], alt: str, every: float = 2.0) -> Iterator[Step]:
+    """Pass on the steps of `stylize`, showing the picture so far and the seconds that are left.
+
+    The figure is renewed every so many seconds; `alt` describes the finished picture. However the
+    loop ends (done, break, error, an interrupted kernel), the last picture stays on show.
+    """
+    line, figure, began, due, step = DisplayHandle(), DisplayHandle(), time.monotonic(), 0.0, None
+
+    def renew(text: str) -> None:
+        height, width = step.image.shape[-2:]
+        buffer, zoom = io.BytesIO(), 512 / step.size  # always the same size: the page stays still
+        to_pil(step.image).save(buffer, "JPEG", quality=90)
+        picture = {"image/jpeg": base64.b64encode(buffer.getvalue()).decode(), "text/plain": alt}
+        style = {"alt": alt, "width": round(width * zoom), "height": round(height * zoom)}
+        show = "display" if due == 0 else "update"
+        getattr(line, show)({"text/plain": text}, raw=True)
+        getattr(figure, show)(picture, raw=True, metadata={"image/jpeg": style})
+
+    state = "stopped"
+    try:
+        for step in run:
+            seconds = time.monotonic() - began
+            if seconds >= due:
+                left = seconds / step.done - seconds
+                renew(f"{step.done:.0%}, {step.size} px, about {left:.0f} s left")
+                due = seconds + every
+            yield step
+        state = "done"
+    finally:
+        if step is not None:
+            seconds = time.monotonic() - began
+            renew(f"{state} after {step.index} of {step.total} steps and {seconds:.0f} s")
 
 
 # -------------------------------------------------------------------- checking exercises
