@@ -1,24 +1,27 @@
 """The shared code of the neural style transfer notebooks, imported as ``nst``.
 
 Read it from top to bottom: pictures, figures, the VGG-19 network, the losses, the loop that
-paints, and the function that checks exercises. Outside the network a picture is always a float
-tensor of shape (1, 3, H, W), RGB, with values in [0, 1].
+paints, painting in the background, and the function that checks exercises. Outside the network a
+picture is always a float tensor of shape (1, 3, H, W), RGB, with values in [0, 1].
 
 The paper is L. A. Gatys, A. S. Ecker and M. Bethge, *A Neural Algorithm of Artistic Style* (arXiv
 1508.06576; CVPR 2016); "eq 4" is its equation 4. Where the code differs from it, the line says so.
 """
 
+import atexit
 import base64
 import ctypes
 import hashlib
 import importlib.util
 import io
 import math
+import threading
 import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from contextvars import copy_context
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -30,7 +33,7 @@ import torch
 import torchvision
 from IPython.display import DisplayHandle, display
 from matplotlib.figure import Figure
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
@@ -61,7 +64,9 @@ def load_image(source, size: int | None = None) -> Tensor:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"{name} is too large to open safely: {error}") from None
     except (OSError, SyntaxError, AttributeError, TypeError) as error:
-        raise ValueError(f"{name} cannot be read as a picture: {error}") from None
+        known = not isinstance(error, UnidentifiedImageError)  # its text shows an address
+        problem = error if known else "its format is unknown, or it is damaged"
+        raise ValueError(f"{name} cannot be read as a picture: {problem}") from None
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):  # PIL would clip at 255
         grey = np.nan_to_num(np.asarray(picture, dtype=np.float32))
         white = next((w for w in (1, 255, 65535) if grey.max() <= w), grey.max())
@@ -563,7 +568,7 @@ def _objective(vgg: VGG19, content: Tensor, style: Tensor, content_layers) -> Ca
     return losses_of
 
 
-FIRST_MOVE = 0.01  # by how much the first step of L-BFGS changes a pixel, on average
+FIRST_MOVE = 0.01  # by how much the first step of L-BFGS changes a pixel, on average, at most
 LONGEST_MOVE = 0.05  # and by how much a later one may, at most
 SPRING = 0.1  # how strongly a pixel outside [0, 1] is pulled back
 EXPLODED = 10.0  # a loss so many times the lowest one counts as an explosion
@@ -574,7 +579,7 @@ def _optimize(start: Tensor, losses_of: Callable, weights: Weights, boost, optim
     """Yield (losses, picture, note) for ever, each picture with its own losses."""
     x = start.clone(memory_format=torch.contiguous_format).requires_grad_()
     in_force = engine = scale = losses = shown = best = None
-    lowest, failures, gentle = math.inf, 0, 1.0
+    lowest, failures, gentle, pace = math.inf, 0, 1.0, FIRST_MOVE
 
     def closure() -> Tensor:
         nonlocal losses, shown, scale
@@ -592,7 +597,7 @@ def _optimize(start: Tensor, losses_of: Callable, weights: Weights, boost, optim
         if not gradient.isfinite().all():
             raise ArithmeticError("the gradient is not finite")
         if scale is None:  # makes step lengths independent of the weights
-            scale = FIRST_MOVE / gradient.abs().mean().clamp(min=1e-30)
+            scale = pace / gradient.abs().mean().clamp(min=1e-30)
         x.grad = scale * gradient + 2 * SPRING * outside
         return scale * found["total"].detach() + SPRING * outside.square().sum()
 
@@ -603,8 +608,10 @@ def _optimize(start: Tensor, losses_of: Callable, weights: Weights, boost, optim
         if engine is None and optimizer == "adam":
             engine = torch.optim.Adam([x], lr=0.02 * lr * gentle)
         elif engine is None:  # one evaluation a step; tolerances would end it at small losses
-            # Its first step is lr · gradient / sum |gradient|: without this, far too short.
-            first_lr = lr * gentle * max(1.0, FIRST_MOVE * x.numel())
+            # Its first step is lr · gradient / sum |gradient|: without this, far too short. In the
+            # middle of a painting it has the length of the steps before: a longer one would shake
+            # the picture at each move of a slider.
+            first_lr = lr * gentle * max(1.0, pace * x.numel())
             settings = {"max_iter": 1, "tolerance_grad": 0, "tolerance_change": 0}
             engine, scale = torch.optim.LBFGS([x], first_lr, history_size=20, **settings), None
         note = ""
@@ -619,6 +626,8 @@ def _optimize(start: Tensor, losses_of: Callable, weights: Weights, boost, optim
                 if (shorter := LONGEST_MOVE * lr / max(move.abs().mean().item(), 1e-30)) < 1:
                     x.data.copy_(before + shorter * move)
                     engine.state[x]["t"] *= shorter
+                pace = 0.8 * pace + 0.2 * move.abs().mean().item()
+                pace = min(max(pace, FIRST_MOVE / 100), FIRST_MOVE)
             if losses["total"] < lowest:
                 lowest, best, failures = losses["total"], (losses, shown), 0
         except ArithmeticError as error:
@@ -667,6 +676,140 @@ def watch(run: Iterator[Step], alt: str, every: float = 2.0) -> Iterator[Step]:
         if step is not None:
             seconds = time.monotonic() - began
             renew(f"{state} after {step.index} of {step.total} steps and {seconds:.0f} s")
+
+
+# --------------------------------------------------------------- painting in the background
+
+
+class Live:
+    """Makes steps in a background thread, so that the cell ends and its sliders stay alive.
+
+    `begin(picture)` returns the iterator of steps to run, usually `stylize`'s; `picture` is the
+    last one painted, to go on from, or None for a fresh start. `show(live)` is called after every
+    step and before every rest, in the thread that works, and reads `live.step`, the last one,
+    `live.state` ("painting", "paused" or "failed") and `live.error`. One Live works at a time in a
+    kernel: a new one, or one that is given work, ends the worker of the one before it.
+    """
+
+    _latest: "Live | None" = None  # the only one that may have a worker
+    _workers = threading.RLock()  # held while a worker is started or ended
+
+    def __init__(self, begin: Callable, show: Callable = lambda live: None):
+        self.begin, self.show = begin, show
+        self.step: Step | None = None
+        self.error: Exception | None = None
+        self._news, self._turn = threading.Condition(), threading.Lock()
+        self._going = self._changed = self._fresh = self._busy = self._closing = False
+        self._steps = self._thread = None
+        self._take_over()
+
+    @property
+    def state(self) -> str:
+        return "failed" if self.error else "painting" if self._going else "paused"
+
+    def start(self) -> None:
+        """Paint on from the last picture until `pause`; if it is painting already, do nothing."""
+        self._ask(_going=True)
+
+    def pause(self) -> None:
+        """Rest after the step in progress; a rest costs no computing."""
+        self._going = False
+
+    def restart(self, fresh: bool = False) -> None:
+        """Call `begin` again, with None if `fresh`; when paused, make one step, to be shown."""
+        self._ask(_changed=True, _fresh=fresh or self._fresh)
+
+    def advance(self, count: int) -> None:
+        """Pause, and make `count` steps in the calling thread; errors are raised in it, too."""
+        self._take_over()
+        self._going, self.error = False, None
+        for _ in range(count):
+            if not self._make_step():
+                break
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until the worker rests, or `timeout` seconds; raise the error that stopped it."""
+        with self._news:
+            self._news.wait_for(lambda: not (self._going or self._changed or self._busy), timeout)
+        if self.error:
+            raise self.error
+
+    def close(self) -> None:
+        """End the worker after the step in progress; `start` and `restart` bring a new one."""
+        if self._thread is threading.current_thread():  # `show` may close, but not wait for itself
+            self._going, self._closing = False, True
+            return
+        with Live._workers:
+            with self._news:
+                self._going, self._closing = False, True
+                self._news.notify_all()
+            self._join()
+
+    @atexit.register  # torch aborts the process if it ends in the middle of a step
+    @staticmethod
+    def _close_latest() -> None:
+        if Live._latest:
+            Live._latest.close()
+
+    def _join(self) -> None:
+        if self._thread:
+            self._thread.join()
+        self._thread, self._closing = None, False
+
+    def _take_over(self) -> None:
+        with Live._workers:
+            if Live._latest not in (None, self):
+                Live._latest.close()
+            Live._latest = self
+
+    def _ask(self, **wishes: bool) -> None:
+        with Live._workers:
+            self._take_over()
+            if self._closing:
+                self._join()
+            with self._news:
+                vars(self).update(wishes, error=None)
+                self._news.notify_all()
+            if self._thread is None:
+                # In a copied context, what the worker prints and shows goes to the cell it is from.
+                work = copy_context().run
+                self._thread = threading.Thread(
+                    target=work, args=(self._work,), name="nst.Live", daemon=True
+                )
+                self._thread.start()
+
+    def _work(self) -> None:
+        while not self._closing:
+            try:
+                while (self._going or self._changed) and not self._closing:
+                    self._busy = True
+                    self._make_step()
+                    time.sleep(0.002)  # lets the thread run that hears the sliders
+                self.show(self)
+            except Exception as error:
+                self.error, self._going = error, False
+                with suppress(Exception):  # `show` itself may be what fails
+                    self.show(self)
+            with self._news:
+                self._busy = False
+                self._news.notify_all()
+                self._news.wait_for(lambda: self._going or self._changed or self._closing)
+
+    def _make_step(self) -> bool:
+        with self._turn:
+            with self._news:
+                changed, fresh = self._changed, self._fresh
+                self._changed = self._fresh = False  # before begin: what changes now counts again
+            steps, self._steps = self._steps, None  # an interrupted generator is of no more use
+            if changed or steps is None:
+                steps = self.begin(self.step.image if self.step and not fresh else None)
+            step = next(steps, None)
+            if step is None:  # the end of this run
+                self._going = False
+                return False
+            self.step, self._steps = step, steps
+            self.show(self)
+            return True
 
 
 # -------------------------------------------------------------------- checking exercises

@@ -1,7 +1,8 @@
 """Run the notebooks from top to bottom in fresh kernels and store their outputs.
 
 usage: python tests/run_notebooks.py [NOTEBOOK ...], by default all in notebooks/. Widget state
-and time stamps are left out, so that the files stay small and a re-run changes little.
+and time stamps are left out, so that the files stay small and a re-run changes little; and where a
+widget brings a picture of itself, only the picture is stored: without a kernel the widget is dead.
 """
 
 import sys
@@ -26,6 +27,9 @@ def run(path: Path) -> None:
     ).execute()
     notebook.metadata.language_info = {"name": "python"}
     notebook.metadata.pop("widgets", None)
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        if any(kind.startswith("image/") for kind in output.get("data", {})):
+            output.data.pop("application/vnd.jupyter.widget-view+json", None)
     nbformat.write(notebook, path)
     print(f"{path.name}: {time.perf_counter() - start:.0f} s, {path.stat().st_size / 1e3:.0f} kB")
 
