@@ -5,12 +5,13 @@ READY := .venv/ready
 # Containers run as root, where Jupyter wants to be told that this is meant.
 ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: help lab test notebooks bench lint clean
+.PHONY: help lab test notebooks gallery bench lint clean
 
 help:
 	@echo "make lab        open the notebooks in JupyterLab  (ARGS=\"--no-browser --port 8899\")"
 	@echo "make test       run all tests, every notebook among them  (ARGS=\"-k network\")"
 	@echo "make notebooks  run all notebooks again and store their outputs  (ARGS=notebooks/04*.ipynb)"
+	@echo "make gallery    paint the pictures of images/gallery that are missing  (ARGS=great_wave)"
 	@echo "make bench      measure speed and memory"
 	@echo "make lint       check and format code and notebooks"
 	@echo "make clean      remove the environment and all caches"
@@ -23,6 +24,9 @@ test: $(READY)
 
 notebooks: $(READY)
 	$(BIN)/python tests/run_notebooks.py $(ARGS)
+
+gallery: $(READY)
+	$(BIN)/python images/make_gallery.py $(ARGS)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/compare.py $(ARGS)

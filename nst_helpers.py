@@ -678,6 +678,27 @@ def watch(run: Iterator[Step], alt: str, every: float = 2.0) -> Iterator[Step]:
             renew(f"{state} after {step.index} of {step.total} steps and {seconds:.0f} s")
 
 
+def follow(recipe: Mapping, images: str | Path, **changes) -> Iterator[Step]:
+    """Return the steps of `stylize` for a recipe of images/recipes.json; `images` is that folder.
+
+    "content" and "style" name files in its folders (without an ending: .jpg), "keep_colors" gives
+    the painting the photograph's colours first, "weights" goes to `Weights`, "layers" are factors
+    of the usual w_l, "title" and "why" are for people; all else goes to `stylize`. `changes`
+    replace or add entries: sizes=256, vgg=vgg. Raises ValueError for unknown layers, and what
+    `load_image` and `stylize` raise.
+    """
+    recipe = {key: x for key, x in {**recipe, **changes}.items() if key not in ("title", "why")}
+    paths = [Path(images, kind, recipe.pop(kind)) for kind in ("content", "style")]
+    content, style = (load_image(p if p.suffix else p.with_suffix(".jpg")) for p in paths)
+    if recipe.pop("keep_colors", False):
+        style = match_colors(style, content)
+    weights, factors = Weights(**recipe.pop("weights", {})), recipe.pop("layers", {})
+    if unknown := set(factors) - set(weights.layers):
+        raise ValueError(f"layers are factors of {', '.join(weights.layers)}, not of {unknown}")
+    weights.layers = {name: w * factors.get(name, 1) for name, w in weights.layers.items()}
+    return stylize(content, style, weights=weights, **recipe)
+
+
 # --------------------------------------------------------------- painting in the background
 
 

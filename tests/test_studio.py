@@ -194,8 +194,8 @@ def test_every_recipe_paints(studio):
         assert studio.photos.menu.value == recipe["content"]
         assert studio.paintings.menu.value == name
         assert studio.keep.value is recipe["keep_colors"]
-        for knob, weight in recipe["weights"].items():
-            assert number(studio, knob).value == weight
+        for knob, weight in (recipe["weights"] | recipe["layers"]).items():
+            assert number(studio, knob).value == (weight / 1e6 if knob == "tv" else weight)
         assert len(recipe["why"]) > 40
         studio.live.advance(2)
     assert studio.live.error is None
