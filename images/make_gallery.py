@@ -19,7 +19,7 @@ import nst_helpers as nst
 
 IMAGES = Path(__file__).resolve().parent
 LIMIT = 300_000  # bytes of a picture, at most
-ROW = ("great_wave", 320)  # whose pictures stand on top of the README, and how high
+ROW = ("starry_night", 320)  # whose pictures stand on top of the README, and how high
 
 
 def read(path: Path) -> dict:

@@ -1,6 +1,7 @@
 """What a reader meets: fresh outputs, one environment, links that lead somewhere."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -266,7 +267,20 @@ def test_nbval_options_are_in_force(pytestconfig):
 
 
 def test_readme_shows_the_measured_table():
-    measured = (ROOT / "benchmarks/RESULTS.md").read_text().split("\n\n", 1)[1]
-    shown = (ROOT / "README.md").read_text().split("<!-- bench -->\n")[1]
-    assert shown.split("<!-- /bench -->")[0].strip() == measured.strip()
+    """Of the tables the README has the last one, the comparison, below the line on the machine."""
+    measured = (ROOT / "benchmarks/RESULTS.md").read_text(encoding="utf-8")
+    _, machine, *_, comparison = measured.strip().split("\n\n")
+    shown = (ROOT / "README.md").read_text(encoding="utf-8").split("<!-- bench -->\n")[1]
+    assert shown.split("<!-- /bench -->")[0].strip() == f"{machine}\n\n{comparison}"
     assert "not reached" not in measured
+
+
+def test_readme_hangs_the_whole_gallery():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    recipes = json.loads((ROOT / "images/recipes.json").read_text(encoding="utf-8"))
+    for name, recipe in recipes.items():
+        picture = re.escape(f"(images/gallery/{name}.jpg)")
+        assert re.search(rf"\[!\[[^\]]{{40,}}\]{picture}\]{picture}", readme), name
+        assert f"*{recipe['title']}*" in readme
+    for path in NOTEBOOKS:
+        assert f"](notebooks/{path.name})" in readme
