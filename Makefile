@@ -10,8 +10,8 @@ ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 help:
 	@echo "make lab        open the notebooks in JupyterLab  (ARGS=\"--no-browser --port 8899\")"
 	@echo "make test       run all tests, every notebook among them  (ARGS=\"-k network\")"
-	@echo "make notebooks  run all notebooks again and store their outputs  (ARGS=notebooks/04*.ipynb)"
-	@echo "make gallery    paint the pictures of images/gallery that are missing  (ARGS=great_wave)"
+	@echo "make notebooks  run all notebooks again and store their outputs  (ARGS='notebooks/04*.ipynb')"
+	@echo "make gallery    paint the recipes whose picture is missing or outdated  (ARGS=great_wave)"
 	@echo "make bench      measure speed and memory"
 	@echo "make lint       check and format code and notebooks"
 	@echo "make clean      remove the environment and all caches"
