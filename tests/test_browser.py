@@ -110,8 +110,8 @@ def run_all_cells(page, address):
     page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
     page.wait_for_timeout(1000)  # the session is ready a moment after the kernel
     page.evaluate("() => void window.jupyterapp.commands.execute('notebook:run-all-cells')")
-    page.wait_for_selector(PICTURE, timeout=800_000)
-    page.wait_for_selector(IDLE, timeout=800_000)
+    page.wait_for_selector(PICTURE, timeout=1_500_000)
+    page.wait_for_selector(IDLE, timeout=1_500_000)
     errors = page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']")
     assert errors.count() == 0
 
@@ -241,7 +241,7 @@ def test_the_studio(lab, browser):
     says("painting · step")
     assert page.get_by_label("content", exact=True).input_value() == "coffee.jpg"
     press("The Great Wave")
-    says("claws of foam")
+    says("trees become waves")
     page.wait_for_timeout(2000)
     press("Reset")
     press("Pause")
