@@ -27,7 +27,7 @@ def read(path: Path) -> dict:
 
 
 def essence(recipe: dict) -> dict:
-    """Return what of a recipe changes the picture; JSON knows no tuples, and neither does this."""
+    """Return what of a recipe changes the picture."""
     return {key: value for key, value in recipe.items() if key not in ("title", "why")}
 
 
@@ -58,10 +58,10 @@ def say(text: str, last: bool = False) -> None:
         print(text, flush=True)
 
 
-def paint(name: str, recipe: dict, gallery: Path, images: Path = IMAGES, every: float = 10) -> None:
+def paint(name: str, recipe: dict, gallery: Path, every: float = 10) -> None:
     """Paint one recipe and write NAME.jpg and NAME.json; progress every so many seconds."""
     losses, began, due = {}, time.monotonic(), 0.0
-    for step in nst.follow(recipe, images):
+    for step in nst.follow(recipe, IMAGES):
         seconds = time.monotonic() - began
         losses[step.size] = {"steps": losses.get(step.size, {"steps": 0})["steps"] + 1}
         losses[step.size] |= {key: float(f"{loss:.4g}") for key, loss in step.losses.items()}

@@ -193,7 +193,7 @@ def test_the_studio(lab, browser):
     page.wait_for_timeout(10_000)
     gaps = [later - earlier for earlier, later in pairwise(frames())]
     print(f"{len(gaps) / 10:.1f} pictures a second, the longest gap {max(gaps):.0f} ms")
-    pace = sorted(gaps)[len(gaps) // 2]  # a step; on a slow processor it alone takes long
+    pace = sorted(gaps)[len(gaps) // 2]  # a step; on a slow machine it alone takes long
     assert max(gaps) < max(1000, 3 * pace)
     assert len(gaps) < 10 * 8.5
 
