@@ -4,12 +4,17 @@ BIN := .venv/bin
 READY := .venv/ready
 # Containers run as root, where Jupyter wants to be told that this is meant.
 ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
+# Threads that wait for each other burn a whole core, for long, unless told to give up early: two
+# notebooks at once are then twice as fast, one alone is as fast as before (benchmarks/threads.py).
+export GOMP_SPINCOUNT ?= 2000
 
-.PHONY: help lab test notebooks gallery bench lint clean
+.PHONY: help lab test oldest soak notebooks gallery bench lint clean
 
 help:
 	@echo "make lab        open the notebooks in JupyterLab  (ARGS=\"--no-browser --port 8899\")"
 	@echo "make test       run all tests, every notebook among them  (ARGS=\"-k network\")"
+	@echo "make oldest     run the tests with the oldest versions allowed  (PYTHON=python3.10)"
+	@echo "make soak       run all notebooks five times in random order, two at once; takes hours"
 	@echo "make notebooks  run all notebooks again and store their outputs  (ARGS='notebooks/04*.ipynb')"
 	@echo "make gallery    paint the recipes whose picture is missing or outdated  (ARGS=great_wave)"
 	@echo "make bench      measure speed and memory"
@@ -17,10 +22,21 @@ help:
 	@echo "make clean      remove the environment and all caches"
 
 lab: $(READY)
-	$(BIN)/jupyter lab $(ROOT) --LabApp.default_url=/lab/tree/notebooks $(ARGS)
+	$(BIN)/jupyter lab $(ROOT) --ServerApp.ip=127.0.0.1 --LabApp.default_url=/lab/tree/notebooks $(ARGS)
 
 test: $(READY)
 	$(BIN)/python -m pytest $(ARGS)
+
+# An environment of its own, so that the usual one stays as it is.
+oldest:
+	$(PYTHON) -m venv .venv-oldest
+	$(PYTHON) tests/oldest.py > .venv-oldest/constraints.txt
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c .venv-oldest/constraints.txt -e ".[test]"
+	.venv-oldest/bin/python -m pytest $(ARGS)
+
+soak: $(READY)
+	$(BIN)/python tests/soak.py $(ARGS)
 
 notebooks: $(READY)
 	$(BIN)/python tests/run_notebooks.py $(ARGS)
@@ -35,7 +51,7 @@ lint: $(READY)
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 clean:
-	rm -rf .venv nst_helpers.egg-info build out .pytest_cache .ruff_cache
+	rm -rf .venv .venv-oldest nst_helpers.egg-info build out .pytest_cache .ruff_cache
 	find . -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
 # Installed once, and again whenever pyproject.toml is newer than the last installation.

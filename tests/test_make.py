@@ -1,10 +1,17 @@
-"""The two commands: they install once, and say in one line what a machine lacks."""
+"""The two commands: they install once, say what a machine lacks, and open no door to others."""
 
+import json
 import os
+import re
 import shutil
+import signal
+import socket
 import subprocess
 import time
+import urllib.error
+import urllib.request
 
+import psutil
 import pytest
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
@@ -69,3 +76,67 @@ def test_lab_passes_its_arguments_on(make):
     run = make("-n", "lab", "ARGS=--no-browser --port 8899")
     assert "jupyter lab" in run.stdout
     assert run.stdout.rstrip().endswith("--no-browser --port 8899")
+
+
+def ask(url, **options):
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, **options), timeout=60) as reply:
+            return reply.status, reply.read()
+    except urllib.error.HTTPError as error:
+        return error.code, b""
+    except urllib.error.URLError:
+        return None, b""
+
+
+@pytest.fixture
+def lab(root, tmp_path):
+    """`make lab`, under a user's own settings that would open it to everybody."""
+    if not (root / ".venv/ready").exists():
+        pytest.skip("make has not installed this environment")
+    (tmp_path / "jupyter_server_config.py").write_text("c.ServerApp.ip = '0.0.0.0'")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        ["make", "lab", f"ARGS=--no-browser --port {port}"],
+        cwd=root,
+        env={**os.environ, "JUPYTER_CONFIG_DIR": str(tmp_path), "JUPYTER_PREFER_ENV_PATH": "0"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    address = None
+    for line in process.stdout:
+        if match := re.search(rf"http://127\.0\.0\.1:{port}/\S*\?token=(\w+)", line):
+            address = f"http://127.0.0.1:{port}", match[1]
+            break
+    while process.poll() is None and ask(f"http://127.0.0.1:{port}/api")[0] is None:
+        time.sleep(0.2)  # the address is printed a moment before it is served
+    yield process, address
+    os.killpg(process.pid, signal.SIGTERM)
+    process.communicate(timeout=60)
+
+
+def test_lab_keeps_its_token_and_listens_on_this_machine_only(lab):
+    process, (address, token) = lab
+    assert len(token) >= 40
+    assert ask(f"{address}/api/contents")[0] == 403
+    assert ask(f"{address}/api/contents?token=0{token}")[0] == 403
+    status, contents = ask(f"{address}/api/contents?token={token}")
+    assert status == 200
+    assert "notebooks" in [entry["name"] for entry in json.loads(contents)["content"]]
+    header = {"Authorization": f"token {token}"}
+    assert ask(f"{address}/api/kernels", data=b"{}", headers=header, method="POST")[0] == 201
+    server, listening = psutil.Process(process.pid), []
+    for _ in range(100):
+        listening = [
+            connection.laddr.ip
+            for member in server.children(recursive=True)
+            for connection in member.net_connections()
+            if connection.status == psutil.CONN_LISTEN
+        ]
+        if len(listening) > 2:  # the kernel's, too
+            break
+        time.sleep(0.2)
+    assert len(listening) > 2
+    assert set(listening) <= {"127.0.0.1", "::1"}

