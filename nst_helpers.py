@@ -480,7 +480,9 @@ def normalize_activations(vgg: VGG19, images: Sequence[Tensor]) -> VGG19:
 
 def best_device() -> torch.device:
     """Return the accelerator of this computer (CUDA, MPS, ...) if it has one, else the CPU."""
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    if torch.accelerator.is_available():  # asked first: without one, torch may still name one
+        return torch.accelerator.current_accelerator()
+    return torch.device("cpu")
 
 
 # ----------------------------------------------------------------------------- the losses
@@ -989,7 +991,7 @@ class Live:
                 self.show(self)
             except BaseException as error:  # exit() among them: a silent end would hide it
                 self.error, self._going = error, False
-                with suppress(Exception):  # `show` itself may be what fails
+                with suppress(BaseException):  # `show` itself may be what fails
                     self.show(self)
             with self._news:
                 self._busy = False

@@ -161,6 +161,36 @@ def test_an_error_of_begin_or_show_is_an_error_like_any_other(live):
         live.wait(10)
 
 
+@pytest.mark.parametrize("ending", [SystemExit, KeyboardInterrupt])
+def test_a_program_that_wants_to_end_is_an_error_too(live, ending):
+    def leave(live):
+        raise ending
+
+    live.show = leave
+    live.start()
+    with pytest.raises(ending):
+        live.wait(10)
+    assert live.state == "failed"
+    live.show = lambda live: None
+    index = live.step.index
+    live.start()
+    until(lambda: live.step.index > index)
+
+
+def test_show_cannot_wait_for_itself(live):
+    live.show = lambda live: live.wait()
+    live.start()
+    with pytest.raises(RuntimeError, match="cannot wait for itself"):
+        live.wait(10)
+
+
+def test_any_list_of_steps_will_do(live):
+    live.begin = lambda picture: [fake_step(1), fake_step(2)]
+    live.start()
+    live.wait(10)
+    assert live.step.index == 2
+
+
 def test_a_run_that_ends_is_a_rest(live):
     live.begin = lambda picture: itertools.islice(quick(picture), 3)
     live.start()
