@@ -228,6 +228,16 @@ def test_environment_yml_is_in_step_with_pyproject(project):
     assert found == sorted(f"{CONDA_NAMES.get(r.name, r.name)}{r.specifier}" for r in wanted)
 
 
+def test_threads_wait_alike_with_make_and_conda():
+    (count,) = re.findall(
+        r"^export GOMP_SPINCOUNT \?= (\d+)$",
+        (ROOT / "Makefile").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    assert environment["variables"] == {"GOMP_SPINCOUNT": count}
+
+
 def test_every_import_is_declared(project):
     sources = [path.read_text(encoding="utf-8") for path in ROOT.glob("*.py")]
     for folder in ("tests", "benchmarks", "images"):
