@@ -314,7 +314,8 @@ class VGG19(nn.Module):
         if (needed := share * image[:, 0].numel()) > self._fitted:
             _require_memory(needed, image.shape[-2:], self.mean.device)
             self._fitted = needed
-        _require_range(image.detach(), "image")
+        if not back:  # while pixels are optimised, they may stray far for a step or two
+            _require_range(image, "image")
         deepest = max(map(LAYERS.index, layers))
         x, outputs = self.preprocess(image), {}
         for name, layer in zip(LAYERS[: deepest + 1], self.features, strict=False):

@@ -387,6 +387,8 @@ def test_show_needs_something():
 def test_a_network_told_the_wrong_range(vgg, temple):
     with pytest.raises(ValueError, match=r"image must lie in \[0, 1\].*divide it by 255"):
         vgg(temple * 255, ["relu1_1"])
+    stray = (temple * 255).requires_grad_()  # a step of L-BFGS that went too far comes back
+    assert vgg(stray, ["relu1_1"])["relu1_1"].requires_grad
 
 
 def test_colours_of_one_pixel(temple):
