@@ -647,7 +647,7 @@ def stylize(
         raise ValueError(f"vgg must be made by nst.load_vgg19, not {_named(vgg)}")
     needs = []
     for name, picture, share in (
-        ("content", content, PAINT_BYTES if optimizer == "lbfgs" else STEP_BYTES),
+        ("content", content, PAINT_BYTES + LBFGS_BYTES * (optimizer == "lbfgs")),
         ("style", style, PASS_BYTES + _kept_bytes(style_layers)),
     ):
         shape = [round(x * max(sizes) / max(picture.shape[-2:])) for x in picture.shape[-2:]]
@@ -1171,7 +1171,8 @@ def _require_depth(layers: Sequence[str], shape: Sequence[int], name: str, size:
 # Bytes for each pixel of a picture, measured on the CPU (benchmarks/memory.py):
 PASS_BYTES = 800  # of a pass through the network, besides the features that it returns
 STEP_BYTES = 3300  # of a pass, and of the way back to the pixels
-PAINT_BYTES = 4200  # of such steps with L-BFGS, which remembers twenty of them
+PAINT_BYTES = 4320  # of such steps in a row, with what lies between them
+LBFGS_BYTES = 480  # of what L-BFGS remembers of twenty steps
 
 
 def _kept_bytes(layers: Sequence[str]) -> float:

@@ -16,8 +16,8 @@ import nst_helpers as nst
 KINDS = {
     "a pass": nst.PASS_BYTES + nst._kept_bytes(nst.STYLE_LAYERS),
     "a pass and the way back": nst.STEP_BYTES,
-    "painting with adam": nst.STEP_BYTES,
-    "painting with lbfgs": nst.PAINT_BYTES,
+    "painting with adam": nst.PAINT_BYTES,
+    "painting with lbfgs": nst.PAINT_BYTES + nst.LBFGS_BYTES,
 }
 
 
