@@ -137,7 +137,7 @@ def test_changes_replace_and_wrong_ones_are_refused():
         nst.follow(recipe, IMAGES, stepps=3)
     with pytest.raises(ValueError, match=r"layers has no 'relu9_1'; it may have relu1_1"):
         nst.follow(recipe, IMAGES, layers={"relu9_1": 2})
-    with pytest.raises(ValueError, match="style must be 0 or more"):
+    with pytest.raises(ValueError, match="style must be a number from 0"):
         nst.follow(recipe, IMAGES, weights={"style": -1})
 
 
