@@ -5,7 +5,7 @@ READY := .venv/ready
 # Containers run as root, where Jupyter wants to be told that this is meant.
 ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 # Threads that wait for each other burn a whole core, for long, unless told to give up early: two
-# notebooks at once are then twice as fast, one alone is as fast as before (benchmarks/threads.py).
+# notebooks at once are then faster, one alone as fast as before (benchmarks/threads.py measures it).
 export GOMP_SPINCOUNT ?= 2000
 
 .PHONY: help lab test oldest soak notebooks gallery bench lint clean
