@@ -30,6 +30,10 @@ pytestmark = pytest.mark.skipif(
     reason="needs Chromium (on Debian and Ubuntu: sudo apt install chromium)",
 )
 IDLE = ".jp-Notebook-ExecutionIndicator[data-status=idle]"
+ERROR = ".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']"
+FINISHED = """error => document.querySelector(error) || [
+    ...document.querySelectorAll(".jp-Notebook .jp-CodeCell .jp-InputPrompt")
+].every(prompt => /\\d/.test(prompt.textContent))"""
 PICTURE = ".jupyter-widgets img, .jupyter-widgets-output-area img"
 FLAGS = [
     "--no-sandbox",
@@ -109,11 +113,14 @@ def run_all_cells(page, address):
     page.wait_for_selector(".jp-Notebook .jp-CodeCell")
     page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
     page.wait_for_timeout(1000)  # the session is ready a moment after the kernel
+    # unfolded, for a folded cell shows no number
+    page.evaluate("() => window.jupyterapp.commands.execute('notebook:show-all-cell-code')")
     page.evaluate("() => void window.jupyterapp.commands.execute('notebook:run-all-cells')")
     page.wait_for_selector(PICTURE, timeout=1_500_000)
-    page.wait_for_selector(IDLE, timeout=1_500_000)
-    errors = page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']")
-    assert errors.count() == 0
+    # Between two cells the kernel is idle for a moment, too: all of them must have their number.
+    page.wait_for_function(FINISHED, arg=ERROR, timeout=1_500_000)
+    page.wait_for_selector(IDLE, timeout=60_000)
+    assert page.locator(ERROR).count() == 0
 
 
 @pytest.mark.parametrize("path", list(interactive_notebooks()), ids=lambda path: path.stem)
