@@ -75,8 +75,8 @@ def load_image(source, size: int | None = None) -> Tensor:
             picture = _opened(source, files)
             _require_pixels(*picture.size)
             picture.load()
-            white = 65535 if picture.format in ("PNG", "PPM") else None  # where grey is deep
-            picture = _to_rgb(ImageOps.exif_transpose(picture), white)
+            deep = picture.format in ("PNG", "PPM") and picture.mode != "F"
+            picture = _to_rgb(ImageOps.exif_transpose(picture), 65535 if deep else None)
             if size is not None:
                 shape = [max(1, round(side * size / max(picture.size))) for side in picture.size]
                 _require_pixels(*shape)
@@ -125,6 +125,7 @@ def _to_rgb(picture: Image.Image, white: float | None) -> Image.Image:
         brightest = np.max(grey, where=np.isfinite(grey), initial=0)
         likely = next((top for top in (1, 255, 65535) if brightest <= top), brightest)
         white = white or (65535 if picture.mode.startswith("I;16") else likely)
+        grey = np.where(grey == picture.info.get("transparency"), white, grey)
         grey = np.nan_to_num(grey, posinf=white, neginf=0) * (255 / white)
         picture = Image.fromarray(grey.clip(0, 255).round().astype(np.uint8))
     if picture.mode == "La":  # PIL knows no direct way
@@ -164,7 +165,7 @@ def save_image(image: Tensor, path: str | Path, **options) -> Path:
     except Exception as error:  # each format has limits and options of its own
         size = "{} × {} px".format(*picture.size)
         raise ValueError(f"Pillow cannot write {size} as {kind} {options}: {error}") from None
-    part = path.with_name(f"{path.name}.part")
+    part = path.with_name(f".{os.getpid()}-{threading.get_ident()}.part")  # nobody else's
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(buffer.getvalue())
@@ -229,6 +230,7 @@ def show(*images, titles: Sequence[str] = (), alt: str, columns: int = 0, cmap: 
     columns = _whole(columns, "columns", least=0) or len(images)
     rows, width = math.ceil(len(images) / columns), min(10.0, 3.0 + 3.0 * columns)
     tallest = max(image.shape[-2] / image.shape[-1] for image in images)
+    tallest = min(max(tallest, 0.1), 4.0)  # a picture of 1 × 5000 would take gigabytes to draw
     height = rows * (width / columns * tallest + 0.3 * bool(titles))
     maps = [image for image in images if image.ndim == 2]
     low = min((image.min().item() for image in maps), default=0)
@@ -243,7 +245,10 @@ def show(*images, titles: Sequence[str] = (), alt: str, columns: int = 0, cmap: 
             image = images[index].detach().cpu()
             pixels = image.numpy() if is_map else to_pil(image)
             smooth = "nearest" if is_map or image.shape[-1] < 64 else "lanczos"
-            axes.imshow(pixels, cmap=cmap, vmin=low, vmax=high, interpolation=smooth)
+            # (a line of pixels would be too thin to be seen)
+            aspect = "equal" if 0.02 < image.shape[-2] / image.shape[-1] < 50 else "auto"
+            style = {"cmap": cmap, "vmin": low, "vmax": high, "interpolation": smooth}
+            axes.imshow(pixels, aspect=aspect, **style)
     show_figure(figure, alt, "jpeg")
 
 
@@ -302,9 +307,9 @@ class VGG19(nn.Module):
         in LAYERS, for none, for what is no float tensor of this shape, and for a picture too small
         to be pooled so often or too large for the memory.
         """
-        if not isinstance(image, Tensor) or image.ndim != 4 or image.shape[1] != 3:
-            got = tuple(image.shape) if isinstance(image, Tensor) else _named(image)
-            raise ValueError(f"image must be (N, 3, H, W), not {got}")
+        shape = tuple(image.shape) if isinstance(image, Tensor) else ()
+        if len(shape) != 4 or shape[1] != 3 or 0 in shape:
+            raise ValueError(f"image must be (N, 3, H, W), not {shape or _named(image)}")
         if not image.is_floating_point():
             raise ValueError(f"image must hold floats in [0, 1], not {image.dtype}")
         layers = _names(layers)
@@ -312,7 +317,8 @@ class VGG19(nn.Module):
         back = image.requires_grad and torch.is_grad_enabled()
         share = STEP_BYTES if back else PASS_BYTES + _kept_bytes(layers)
         if (needed := share * image[:, 0].numel()) > self._fitted:
-            _require_memory(needed, image.shape[-2:], self.mean.device)
+            name = "a picture" if shape[0] == 1 else f"a batch of {shape[0]} pictures"
+            _require_memory(needed, image.shape[-2:], self.mean.device, name)
             self._fitted = needed
         if not back:  # while pixels are optimised, they may stray far for a step or two
             _require_range(image, "image")
@@ -360,11 +366,12 @@ def load_vgg19(weights="oxford", pooling: str = "max") -> VGG19:
         if missing := [key for key in features.state_dict() if key not in state]:
             has = ", ".join(list(state)[:3]) or "nothing"
             raise ValueError(f"it lacks {missing[0]} and {len(missing) - 1} more, and has {has}")
-        if any(state[key].is_complex() for key in features.state_dict()):
-            raise ValueError("its numbers are complex")
+        if not all(state[key].is_floating_point() for key in features.state_dict()):
+            raise ValueError("its numbers are no floats")
         state = {key: state[key].float() for key in features.state_dict()}
-        if broken := [key for key, value in state.items() if not value.isfinite().all()]:
-            raise ValueError(f"{broken[0]} has values that are not finite")
+        for key, value in state.items():
+            if not value.isfinite().all() or (value.ndim == 4 and not value.any()):
+                raise ValueError(f"{key} has values that are not finite, or only zeros")
         features.load_state_dict(state, assign=True)
     except Exception as error:  # foreign values fail in many ways
         problem = " ".join(str(error).split())[:300]
@@ -614,8 +621,8 @@ def stylize(
     weights = Weights() if weights is None else weights
     if not isinstance(weights, Weights):
         raise ValueError(f"weights must be made by nst.Weights(...), not {_named(weights)}")
-    sizes = list(sizes) if isinstance(sizes, Sequence) else [sizes]
-    steps = list(steps) if isinstance(steps, Sequence) else [steps] * len(sizes)
+    sizes = list(sizes) if isinstance(sizes, (list, tuple, range)) else [sizes]
+    steps = list(steps) if isinstance(steps, (list, tuple, range)) else [steps] * len(sizes)
     sizes = [_whole(size, "each of sizes, the long sides in pixels,") for size in sizes]
     steps = [_whole(count, "each of steps") for count in steps]
     if not sizes or len(sizes) != len(steps):
@@ -1086,22 +1093,27 @@ def _named(source) -> str:
     """Return what an error calls `source`: a path, or a type with shape and dtype."""
     if isinstance(source, (str, os.PathLike)):
         name = str(source).encode(errors="replace").decode()  # not every name can be printed
-        return name if len(name) < 300 else f"{name[:100]}…"
+        name = name if len(name) < 300 else f"{name[:100]}…"
+        return name if name.strip() else repr(name)
     details = (tuple(source.shape), source.dtype) if hasattr(source, "dtype") else ()
     return " ".join(map(str, (type(source).__name__, *details)))
 
 
 def _whole(number, name: str, least: int = 1) -> int:
     """Return `number` as an int; ValueError if it is no whole number or below `least`."""
-    if not isinstance(number, Integral) or isinstance(number, bool) or not least <= number < 2**63:
-        raise ValueError(f"{name} must be a whole number, {least} or more, not {number!r}")
+    whole = isinstance(number, Integral) and not isinstance(number, bool)
+    if not whole or not least <= number < 2**63:
+        most = " and below 2**63" if whole and number > least else ""
+        raise ValueError(
+            f"{name} must be a whole number, {least} or more{most}, not {number!r:.99}"
+        )
     return int(number)
 
 
 def _number(number, name: str, least: float = 0.0, most: float = 1e30) -> float:
     """Return `number` as a float; ValueError if it is none, or not from `least` to `most`."""
     if not isinstance(number, Real) or not least <= number <= most:  # also false for NaN
-        raise ValueError(f"{name} must be a number from {least:g} to {most:g}, not {number!r}")
+        raise ValueError(f"{name} must be a number from {least:g} to {most:g}, not {number!r:.99}")
     return float(number)
 
 
@@ -1132,7 +1144,7 @@ def _require_range(image: Tensor, name: str, excess: float = 1.0) -> None:
 
     While a picture is optimised, some do; but not so many.
     """
-    if (image - image.clamp(0, 1)).abs().mean() > excess:
+    if not (image - image.clamp(0, 1)).abs().mean() <= excess:  # "not <=" is also true of NaN
         low, high = image.min().item(), image.max().item()
         advice = "; divide it by 255" if 2 < high <= 255 and low >= 0 else ""
         raise ValueError(f"{name} must lie in [0, 1], not between {low:.4g} and {high:.4g}{advice}")
@@ -1180,7 +1192,7 @@ def _kept_bytes(layers: Sequence[str]) -> float:
     return sum(512 / 2 ** int(name[4]) for name in layers)  # half as many in each next block
 
 
-def _require_memory(needed: float, shape: Sequence[int], device, name: str = "a picture") -> None:
+def _require_memory(needed: float, shape: Sequence[int], device, name: str) -> None:
     """Raise ValueError unless a picture (H, W) may take `needed` bytes; advise a size that may."""
     if needed > (free := _free_memory(device)):
         fitting = math.floor(max(shape) * math.sqrt(0.95 * free / needed))

@@ -1,5 +1,6 @@
 """Whatever is given as a picture: the right picture, or one clear sentence. A table, and a fuzz."""
 
+import base64
 import io
 import os
 import re
@@ -69,11 +70,25 @@ def half(data):
     return data[: len(data) // 2]
 
 
+def chunk(kind, data):
+    """A piece of a PNG file."""
+    check = struct.pack(">I", zlib.crc32(kind + data))
+    return struct.pack(">I", len(data)) + kind + data + check
+
+
 def png_header(width, height):
     """The beginning of a PNG file that claims to be this large."""
-    chunk = b"IHDR" + struct.pack(">II", width, height) + b"\1\0\0\0\0"
-    check = struct.pack(">I", zlib.crc32(chunk))
-    return b"\x89PNG\r\n\x1a\n\0\0\0\r" + chunk + check + b"\0\0\0\x63IDAT" + bytes(99)
+    head = chunk(b"IHDR", struct.pack(">II", width, height) + b"\1\0\0\0\0")
+    return b"\x89PNG\r\n\x1a\n" + head + b"\0\0\0\x63IDAT" + bytes(99)
+
+
+def deep_grey_with_a_transparent_one(value=0x8000):
+    """A PNG of 16 bits whose only grey counts as transparent."""
+    head = struct.pack(">IIBBBBB", 6, 4, 16, 0, 0, 0, 0)
+    grey = struct.pack(">H", value)
+    rows = zlib.compress((b"\0" + grey * 6) * 4)
+    chunks = ((b"IHDR", head), (b"tRNS", grey), (b"IDAT", rows), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
 
 
 def with_broken_exif():
@@ -119,8 +134,11 @@ RIGHT = {
     "mode F, NaN": (grey(np.nan, np.float32), BLACK),
     "mode F, infinite": (grey(np.inf, np.float32), WHITE),
     "PNG, 16 bits": (encoded(grey(32768, np.uint16)), (0.5, 0.5, 0.5)),
+    "PNG, 16 bits, transparent": (deep_grey_with_a_transparent_one(), WHITE),
     "PNG, 16 bits, dark": (encoded(grey(200, np.uint16)), BLACK),
     "TIFF, floats": (encoded(grey(0.5, np.float32), "TIFF"), (0.5, 0.5, 0.5)),
+    "PFM, floats": (b"Pf\n6 4\n-1.0\n" + struct.pack("<f", 0.5) * 24, (0.5, 0.5, 0.5)),
+    "PPM, 16 bits": (b"P6\n6 4\n65535\n" + b"\xff\xff\0\0\0\0" * 24, RED),
     "JPEG": (encoded(red(), "JPEG"), RED),
     "JPEG, progressive": (encoded(red(), "JPEG", progressive=True), RED),
     "JPEG, grey": (encoded(plain("L", 51), "JPEG"), (0.2, 0.2, 0.2)),
@@ -248,6 +266,7 @@ def test_any_name_will_do(tmp_path, name):
         ("https://example.org/cat.jpg", "is an address, not a file: download the picture"),
         ("file:///home/me/cat.jpg", "is an address, not a file"),
         ("data:image/png;base64," + "A" * 5000, r"^data:image.{90,110}… is an address"),
+        ("", "'' does not exist"),
         ("null\0byte.jpg", "does not exist"),
         ("x" * 5000, "does not exist"),
         (os.fsdecode(b"\xff\xfe.jpg"), r"\?\?\.jpg does not exist"),
@@ -255,7 +274,7 @@ def test_any_name_will_do(tmp_path, name):
 )
 def test_what_is_no_file(path, message):
     for source in (path, Path(path)):
-        if isinstance(source, Path) and ":" in path:  # Path takes one of two slashes away
+        if isinstance(source, Path) and (":" in path or not path):  # which Path changes
             continue
         with pytest.raises(FileNotFoundError, match=message) as raised:
             nst.load_image(source)
@@ -278,6 +297,11 @@ def test_sizes_that_are_none(size):
     for refuse in (lambda: nst.load_image(red(), size), lambda: nst.resize(picture(), size)):
         with pytest.raises(ValueError, match="size, the long side in pixels, must be a whole"):
             refuse()
+
+
+def test_a_number_too_long_to_read():
+    with pytest.raises(ValueError, match=r"1 or more and below 2\*\*63, not 10{98}$"):
+        nst.load_image(red(), 10**400)
 
 
 def test_sizes_beyond_reason():
@@ -384,9 +408,21 @@ def test_show_needs_something():
         nst.show(picture(), alt="a picture", columns=-1)
 
 
+@pytest.mark.parametrize("shape", [(1, 5000), (5000, 1), (12, 1600)])
+def test_a_line_of_pixels_is_shown(shape, monkeypatch):
+    shown = []
+    monkeypatch.setattr(nst, "display", lambda data, **_: shown.append(data["image/jpeg"]))
+    nst.show(picture(1, 3, *shape, value=0.0), alt="a black line")
+    with opened(base64.b64decode(shown[0])) as figure:
+        assert max(figure.size) < 4000
+        assert np.asarray(figure.convert("L")).mean() < 250  # not all white
+
+
 def test_a_network_told_the_wrong_range(vgg, temple):
     with pytest.raises(ValueError, match=r"image must lie in \[0, 1\].*divide it by 255"):
         vgg(temple * 255, ["relu1_1"])
+    with pytest.raises(ValueError, match=r"image must lie in \[0, 1\], not between nan"):
+        vgg(temple * torch.nan, ["relu1_1"])
     stray = (temple * 255).requires_grad_()  # a step of L-BFGS that went too far comes back
     assert vgg(stray, ["relu1_1"])["relu1_1"].requires_grad
 
