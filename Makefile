@@ -21,8 +21,12 @@ help:
 	@echo "make lint       check and format code and notebooks"
 	@echo "make clean      remove the environment and all caches"
 
+# Without the second option, a photograph of more than 10 MB that is uploaded into a notebook is lost
+# without a word, for the connection to the kernel breaks.
 lab: $(READY)
-	$(BIN)/jupyter lab $(ROOT) --ServerApp.ip=127.0.0.1 --LabApp.default_url=/lab/tree/notebooks $(ARGS)
+	$(BIN)/jupyter lab $(ROOT) --ServerApp.ip=127.0.0.1 \
+		--ServerApp.tornado_settings="{'websocket_max_message_size': 300_000_000}" \
+		--LabApp.default_url=/lab/tree/notebooks $(ARGS)
 
 test: $(READY)
 	$(BIN)/python -m pytest $(ARGS)

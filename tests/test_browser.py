@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -77,6 +79,8 @@ def lab(tmp_path_factory):
     command += ["--ServerApp.port_retries=0", "--IdentityProvider.token=secret", "--allow-root"]
     command += [f"--ServerApp.root_dir={folder}", "--LabApp.expose_app_in_browser=True"]
     command += [f"--LabApp.user_settings_dir={folder / 'settings'}"]
+    recipe = (ROOT / "Makefile").read_text().partition("\nlab:")[2].partition("\n\n")[0]
+    command += [word for word in shlex.split(recipe) if word.startswith("--ServerApp.")]
     environment = {**os.environ, "JUPYTER_CONFIG_DIR": str(folder / "config")}
     log = (folder / "log").open("w")
     server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
@@ -243,6 +247,13 @@ def test_the_studio(lab, browser):
 
     upload({"name": "notes.jpg", "mimeType": "image/jpeg", "buffer": b"no picture"})
     says("notes.jpg is not used")
+    large = lab.folder / "large.png"  # as new cameras make them
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (2500, 2500, 3), np.uint8)).save(
+        large
+    )
+    assert large.stat().st_size > 15e6
+    upload(large)
+    says("large.png is in the menu", 60)
     press("Start")
     upload(ROOT / "images/content/coffee.jpg")
     says("coffee.jpg is in the menu")
