@@ -41,7 +41,7 @@ import torch
 import torchvision
 from IPython.display import DisplayHandle, display
 from matplotlib.figure import Figure
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
@@ -55,9 +55,10 @@ def load_image(source, size: int | None = None) -> Tensor:
     """Read a picture as a float tensor (1, 3, H, W), RGB in [0, 1].
 
     `source` is a path, the bytes of a file, an open binary file, or a PIL image of any mode: grey
-    becomes RGB, transparent becomes white, EXIF orientation is obeyed, of an animation the first
-    frame is taken. With `size`, the long side becomes `size` pixels. Raises FileNotFoundError for
-    a missing file, ValueError for what is no picture or has more than MOST_PIXELS.
+    becomes RGB, transparent becomes white, EXIF orientation and colour profiles are obeyed, of an
+    animation the first frame is taken. With `size`, the long side becomes `size` pixels. Raises
+    FileNotFoundError for a missing file, ValueError for what is no picture or has more than
+    MOST_PIXELS.
     """
     if size is not None:
         size = _whole(size, "size, the long side in pixels,")
@@ -120,6 +121,7 @@ def _to_rgb(picture: Image.Image, white: float | None) -> Image.Image:
 
     `white` is the value of white in a grey picture of more than 8 bits; None: find out.
     """
+    profile = picture.info.get("icc_profile")
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):  # PIL would clip at 255
         grey = np.asarray(picture, dtype=np.float32)
         brightest = np.max(grey, where=np.isfinite(grey), initial=0)
@@ -133,6 +135,12 @@ def _to_rgb(picture: Image.Image, white: float | None) -> Image.Image:
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    if picture.mode != "CMYK":
+        picture = picture.convert("RGB")
+    if profile:  # phones, for one, count in wider colours than screens
+        with suppress(ImageCms.PyCMSError, ImportError):  # broken, or of another kind of picture
+            source, screen = io.BytesIO(profile), ImageCms.createProfile("sRGB")
+            picture = ImageCms.profileToProfile(picture, source, screen, outputMode="RGB")
     return picture.convert("RGB")
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
 
 import nst_helpers as nst
 
@@ -39,10 +39,9 @@ def grey(value, dtype):
     return Image.fromarray(np.full((4, 6), value, dtype))
 
 
-def palette(transparency=None):
+def palette(**options):
     picture = plain("P", 0)
     picture.putpalette([255, 0, 0, 0, 0, 255])
-    options = {} if transparency is None else {"transparency": transparency}
     return encoded(picture, **options)
 
 
@@ -89,6 +88,13 @@ def deep_grey_with_a_transparent_one(value=0x8000):
     rows = zlib.compress((b"\0" + grey * 6) * 4)
     chunks = ((b"IHDR", head), (b"tRNS", grey), (b"IDAT", rows), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
+
+
+def swapping_profile():
+    """The colour profile sRGB, but with the names of its red and its green exchanged."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    names = {b"rXYZ": b"gXYZ", b"gXYZ": b"rXYZ"}
+    return re.sub(b"[rg]XYZ", lambda match: names[match[0]], profile)
 
 
 def with_broken_exif():
@@ -143,6 +149,17 @@ RIGHT = {
     "JPEG, progressive": (encoded(red(), "JPEG", progressive=True), RED),
     "JPEG, grey": (encoded(plain("L", 51), "JPEG"), (0.2, 0.2, 0.2)),
     "JPEG, CMYK": (encoded(plain("CMYK", (0, 255, 255, 0)), "JPEG"), RED),
+    "JPEG, profile": (encoded(red(), "JPEG", icc_profile=swapping_profile()), GREEN),
+    "PNG, profile, half transparent": (
+        encoded(plain("RGBA", (255, 0, 0, 128)), icc_profile=swapping_profile()),
+        (0.5, 1, 0.5),
+    ),
+    "PNG, palette and profile": (palette(icc_profile=swapping_profile()), GREEN),
+    "PNG, broken profile": (encoded(red(), icc_profile=b"no profile"), RED),
+    "JPEG, CMYK, profile of RGB": (
+        encoded(plain("CMYK", (0, 255, 255, 0)), "JPEG", icc_profile=swapping_profile()),
+        RED,
+    ),
     "JPEG, broken EXIF": (with_broken_exif(), RED),
     "PNG, interlaced bits": (encoded(plain("1", 1)), WHITE),
     "BMP": (encoded(red(), "BMP"), RED),
