@@ -181,9 +181,9 @@ def save_image(image: Tensor, path: str | Path, **options) -> Path:
     except OSError as error:
         with suppress(OSError):
             part.unlink()
-        where = f"{error.strerror} ({error.filename or path}, seen from {Path.cwd()})"
         raise type(error)(
-            f"cannot write {path}: {where}; choose another folder, the picture is not lost"
+            f"cannot write {path}: {error.strerror} (seen from {Path.cwd()}); choose another "
+            "folder, the picture is not lost"
         ) from None
     return path
 

@@ -248,9 +248,8 @@ def test_the_studio(lab, browser):
     upload({"name": "notes.jpg", "mimeType": "image/jpeg", "buffer": b"no picture"})
     says("notes.jpg is not used")
     large = lab.folder / "large.png"  # as new cameras make them
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (2500, 2500, 3), np.uint8)).save(
-        large
-    )
+    noise = np.random.default_rng(0).integers(0, 256, (2500, 2500, 3), np.uint8)
+    Image.fromarray(noise).save(large)
     assert large.stat().st_size > 15e6
     upload(large)
     says("large.png is in the menu", 60)
