@@ -24,7 +24,7 @@ import warnings
 import zipfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import copy_context
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -755,10 +755,25 @@ EXPLODED = 10.0  # a loss so many times the lowest one counts as an explosion
 PATIENCE = 10  # explosions in a row, without any progress, before giving up
 
 
+# Has matmul on x86 add up in the same order with any number of threads; MKL reads it at first use.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Compute with `count` threads inside; leave with as many as before, whatever happens."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(count)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _optimize(start: Tensor, losses_of: Callable, weights: Weights, boost, optimizer, lr):
     """Yield (losses, picture, note) for ever, each picture with its own losses."""
     x = start.clone(memory_format=torch.contiguous_format).requires_grad_()
-    in_force = engine = scale = losses = shown = best = None
+    in_force = engine = scale = losses = shown = best = threads = None
     lowest, failures, gentle, pace = math.inf, 0, 1.0, FIRST_MOVE
 
     def closure() -> Tensor:
@@ -769,11 +784,12 @@ def _optimize(start: Tensor, losses_of: Callable, weights: Weights, boost, optim
         # remembers, and that is how other programs explode.
         shown = x.detach().clamp(0, 1)
         outside = x.detach() - shown
-        found = losses_of(x - outside, in_force, boost)
-        losses = {name: loss.item() for name, loss in found.items()}
-        if not losses["total"] <= EXPLODED * lowest:  # "not <=" is also true of NaN
-            raise ArithmeticError(f"the loss became {losses['total']:.3g}")
-        (gradient,) = torch.autograd.grad(found["total"], x)
+        with _threads(threads):
+            found = losses_of(x - outside, in_force, boost)
+            losses = {name: loss.item() for name, loss in found.items()}
+            if not losses["total"] <= EXPLODED * lowest:  # "not <=" is also true of NaN
+                raise ArithmeticError(f"the loss became {losses['total']:.3g}")
+            (gradient,) = torch.autograd.grad(found["total"], x)
         if not gradient.isfinite().all():
             raise ArithmeticError("the gradient is not finite")
         if scale is None:  # makes step lengths independent of the weights
@@ -796,17 +812,22 @@ def _optimize(start: Tensor, losses_of: Callable, weights: Weights, boost, optim
             engine, scale = torch.optim.LBFGS([x], first_lr, history_size=20, **settings), None
         note = ""
         try:
-            before = x.detach().clone()
-            engine.step(closure)
+            before, threads = x.detach().clone(), torch.get_num_threads()
+            # Two threads add up in another order than one, and a hundred steps of L-BFGS make
+            # another picture of a last bit. Only the network needs them all: its convolutions
+            # are the same with any number, and so is matmul, see MKL_CBWR above.
+            with _threads(1):
+                engine.step(closure)
+                move = x.detach() - before
+                distance = move.abs().mean().item()
             if optimizer == "lbfgs":  # from now on its memory sets the length
                 engine.param_groups[0]["lr"] = lr if gentle == 1 else min(lr, 1.0)
                 # Memories of a flat region, such as faint noise, suggest a leap. Shortened here,
                 # and in its memory (its last step is t · d), it is an honest step.
-                move = x.detach() - before
-                if (shorter := LONGEST_MOVE * lr / max(move.abs().mean().item(), 1e-30)) < 1:
+                if (shorter := LONGEST_MOVE * lr / max(distance, 1e-30)) < 1:
                     x.data.copy_(before + shorter * move)
                     engine.state[x]["t"] *= shorter
-                pace = 0.8 * pace + 0.2 * move.abs().mean().item()
+                pace = 0.8 * pace + 0.2 * distance
                 pace = min(max(pace, FIRST_MOVE / 100), FIRST_MOVE)
             if losses["total"] < lowest:
                 lowest, best, failures = losses["total"], (losses, shown), 0

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.nn.functional import avg_pool2d
 
 PAINT = """
 import sys, torch
@@ -20,7 +19,10 @@ torch.set_num_threads(threads)
 photo = nst.load_image("images/content/temple.jpg")
 painting = nst.load_image("images/style/starry_night.jpg")
 vgg = nst.load_vgg19(pooling="avg")
-for step in nst.stylize(photo, painting, vgg=vgg, sizes=(64, 96), steps=40, init=init, seed=3):
+run = nst.stylize(
+    photo, painting, vgg=vgg, sizes=(64, 160), steps=(40, 25), init=init, seed=3
+)
+for step in run:
     pass
 torch.save({"image": step.image, "losses": step.losses}, path)
 """
@@ -46,18 +48,12 @@ def test_the_same_call_gives_the_same_picture_to_the_bit(painted, init):
     assert one["losses"] == other["losses"]
 
 
-@pytest.mark.parametrize(
-    ("init", "of_loss", "grey_levels"), [("matched", 1e-2, 4), ("noise", 3e-2, 12)]
-)
-def test_one_thread_paints_what_two_paint(painted, init, of_loss, grey_levels):
-    """Sums in another order differ in their last bits; eighty steps must not make much of it.
-
-    From noise, where nothing holds the strokes in place yet, they make more of it.
-    """
+@pytest.mark.parametrize("init", ["matched", "noise"])
+def test_one_thread_paints_what_two_paint(painted, init):
+    """On x86 to the bit, as measured; elsewhere sums may still differ, but not by much."""
     one, two = painted(1, init), painted(2, init)
-    assert one["losses"]["total"] == pytest.approx(two["losses"]["total"], rel=of_loss)
-    pair = [avg_pool2d(run["image"], 2) for run in (one, two)]
-    assert (pair[0] - pair[1]).abs().mean() < grey_levels / 255  # on average
+    assert one["losses"]["total"] == pytest.approx(two["losses"]["total"], rel=1e-2)
+    assert (one["image"] - two["image"]).abs().mean() < 1 / 255  # a grey level, on average
 
 
 GROW = """
@@ -92,8 +88,9 @@ def test_memory_does_not_grow_over_500_steps(root):
 
 
 LOOP = """
-import signal
+import signal, torch
 import nst_helpers as nst
+torch.set_num_threads(2)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
 photo = nst.load_image("images/content/temple.jpg")
 painting = nst.load_image("images/style/starry_night.jpg")
@@ -106,6 +103,7 @@ except KeyboardInterrupt:
     print("interrupted", flush=True)
 again = next(nst.stylize(photo, painting, sizes=64, steps=5, init=step.image))
 print(step.index, step.image.isfinite().all().item(), again.losses["total"] < 1e9)
+print("threads", torch.get_num_threads())
 """
 
 
@@ -121,6 +119,6 @@ def test_an_interruption_at_any_step_keeps_the_picture(root, index):
                 break
         rest = process.stdout.read()
     assert process.returncode == 0
-    match = re.search(r"interrupted\n(\d+) True True\n$", rest)
+    match = re.search(r"interrupted\n(\d+) True True\nthreads 2\n$", rest)
     assert match, rest
     assert int(match[1]) >= index
