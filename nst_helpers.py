@@ -63,13 +63,15 @@ def load_image(source, size: int | None = None) -> Tensor:
     if size is not None:
         size = _whole(size, "size, the long side in pixels,")
     name = _named(source)
-    if isinstance(source, (str, os.PathLike)) and not os.path.isfile(source):
+    if isinstance(source, (str, os.PathLike)):
+        source = _at_home(source)
+    if isinstance(source, str) and not os.path.isfile(source):
         problem = "is no ordinary file" if os.path.exists(source) else "does not exist"
         if name.lower().startswith(("http:", "https:", "ftp:", "file:", "data:")):
             problem = "is an address, not a file: download the picture and give its path"
         elif os.path.isdir(source):
             problem = "is a folder, not a picture"
-        raise FileNotFoundError(f"{name} {problem} (seen from {Path.cwd()})")
+        raise FileNotFoundError(f"{name} {problem} (seen from {_here()})")
     try:
         with warnings.catch_warnings(), ExitStack() as files:
             warnings.simplefilter("ignore")  # about damage beside the pixels
@@ -158,13 +160,13 @@ def to_pil(image: Tensor) -> Image.Image:
 def save_image(image: Tensor, path: str | Path, **options) -> Path:
     """Write a picture (1, 3, H, W) to a file; the ending of `path` says in which format.
 
-    Missing folders are made; a file of that name is replaced, but only by a complete one. `options`
-    go to Pillow: quality=90. Returns the path. Raises ValueError for an ending that no format has
-    and for what `to_pil` refuses, OSError if nothing can be written there.
+    Missing folders are made, `~` is your home; a file of that name is replaced, but only by a
+    complete one. `options` go to Pillow: quality=90. Returns the path. Raises ValueError for a name
+    or an ending that cannot be and for what `to_pil` refuses, OSError if writing fails.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise ValueError(f"path must be the name of a file, not {_named(path)}")
-    path, buffer, picture = Path(path), io.BytesIO(), to_pil(image)
+    path, buffer, picture = Path(_at_home(path)), io.BytesIO(), to_pil(image)
     kind = Image.registered_extensions().get(path.suffix.lower())
     if kind not in Image.SAVE:
         raise ValueError(f"{path} must end in .png, .jpg or another format that Pillow can write")
@@ -178,12 +180,15 @@ def save_image(image: Tensor, path: str | Path, **options) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(buffer.getvalue())
         part.replace(path)
-    except OSError as error:
-        with suppress(OSError):
+    except (OSError, ValueError) as error:  # ValueError: no file can have this name
+        with suppress(OSError, ValueError):
             part.unlink()
-        raise type(error)(
-            f"cannot write {path}: {error.strerror} (seen from {Path.cwd()}); choose another "
-            "folder, the picture is not lost"
+        problem = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, (FileExistsError, NotADirectoryError)):
+            problem = "there is a file where its folder should be"
+        raise (type(error) if isinstance(error, OSError) else ValueError)(
+            f"cannot write {_named(path)}: {problem} (seen from {_here()}); choose another "
+            "folder or name, the picture is not lost"
         ) from None
     return path
 
@@ -360,7 +365,7 @@ def load_vgg19(weights="oxford", pooling: str = "max") -> VGG19:
             ([2, 1, 0], 255.0, (103.939, 116.779, 123.68), (1.0,) * 3),
         )
     else:
-        state = _torchvision_state() if weights == "torchvision" else _file_state(Path(weights))
+        state = _torchvision_state() if weights == "torchvision" else _file_state(weights)
         preprocessing = ([0, 1, 2], 1.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     with torch.device("meta"):  # the architecture alone, without memory for the weights
         features = torchvision.models.vgg19().features
@@ -428,9 +433,12 @@ def _torchvision_state() -> dict[str, Tensor]:
         raise ValueError(f"{path} is damaged; delete it and try again ({problem})") from None
 
 
-def _file_state(path: Path) -> dict[str, Tensor]:
+def _file_state(weights: str | Path) -> dict[str, Tensor]:
+    path = Path(_at_home(weights))
     if not os.path.isfile(path):
-        raise FileNotFoundError(f'no file {path}; weights are "oxford", "torchvision" or a path')
+        raise FileNotFoundError(
+            f'no file {_named(path)}; weights are "oxford", "torchvision" or a path'
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # whatever it is about, the error follows
@@ -1128,6 +1136,21 @@ def _named(source) -> str:
         return name if name.strip() else repr(name)
     details = (tuple(source.shape), source.dtype) if hasattr(source, "dtype") else ()
     return " ".join(map(str, (type(source).__name__, *details)))
+
+
+def _at_home(path: str | os.PathLike) -> str:
+    """Return the path with the home folder for a leading `~`, where there is one."""
+    with suppress(ValueError):  # a null byte: the file system will say so
+        path = os.path.expanduser(path)
+    return os.fspath(path)
+
+
+def _here() -> str:
+    """Return the working folder, from which relative paths are seen."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return "a folder that has been deleted: restart the kernel"
 
 
 def _whole(number, name: str, least: int = 1) -> int:

@@ -523,9 +523,55 @@ def test_a_folder_in_the_way(tmp_path, temple):
     with pytest.raises(OSError, match=r"cannot write .*x\.png: Is a directory"):
         nst.save_image(temple, tmp_path / "x.png")
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match=r"cannot write .*x\.png: (File exists|Not a directory)"):
-        nst.save_image(temple, tmp_path / "file/x.png")
+    for name in ("file/x.png", "file/folder/x.png"):
+        with pytest.raises(OSError, match=r"x\.png: there is a file where its folder should be"):
+            nst.save_image(temple, tmp_path / name)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "x.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        ("a\0b.png", ValueError, r"cannot write .*: embedded null"),
+        ("~\0b.png", ValueError, r"cannot write .*: embedded null"),
+        ("a\ud800b.png", (ValueError, OSError), r"cannot write .*a\?b\.png: "),
+        ("long" * 100 + ".png", OSError, r"cannot write .*…: File name too long"),
+    ],
+)
+def test_names_that_no_file_can_have(tmp_path, temple, name, kind, message, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(kind, match=message) as raised:
+        nst.save_image(temple, name)
+    assert "choose another folder or name, the picture is not lost" in str(raised.value)
+    print(raised.value)  # can be printed
+    assert not list(tmp_path.iterdir())
+    for load in (nst.load_image, nst.load_vgg19):
+        with pytest.raises(FileNotFoundError) as raised:
+            load(name)
+        print(raised.value)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps a folder that is in use")
+def test_the_working_folder_is_deleted(tmp_path, temple, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(FileNotFoundError, match=r"x\.png does not exist \(seen from a folder that"):
+        nst.load_image("x.png")
+    with pytest.raises(FileNotFoundError, match=r"cannot write x\.png: .*seen from a folder that"):
+        nst.save_image(temple, "x.png")
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, temple, monkeypatch):
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    assert nst.save_image(temple, "~/new/x.png") == tmp_path / "new/x.png"
+    assert not Path("~").exists()  # deleting a folder of that name is a good way to lose a home
+    for path in ("~/new/x.png", Path("~/new/x.png")):
+        assert (nst.load_image(path) - temple).abs().max() < 0.003
+    with pytest.raises(FileNotFoundError, match=r"^~/none\.png does not exist"):
+        nst.load_image("~/none.png")
 
 
 # --------------------------------------------------------------------------------- fuzz
