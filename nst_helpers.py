@@ -57,8 +57,8 @@ def load_image(source, size: int | None = None) -> Tensor:
     `source` is a path, the bytes of a file, an open binary file, or a PIL image of any mode: grey
     becomes RGB, transparent becomes white, EXIF orientation and colour profiles are obeyed, of an
     animation the first frame is taken. With `size`, the long side becomes `size` pixels. Raises
-    FileNotFoundError for a missing file, ValueError for what is no picture or has more than
-    MOST_PIXELS.
+    FileNotFoundError for a missing file, ValueError for what is no picture, has more than
+    MOST_PIXELS or takes more memory than is free.
     """
     if size is not None:
         size = _whole(size, "size, the long side in pixels,")
@@ -77,12 +77,14 @@ def load_image(source, size: int | None = None) -> Tensor:
             warnings.simplefilter("ignore")  # about damage beside the pixels
             picture = _opened(source, files)
             _require_pixels(*picture.size)
+            _require_room(DECODE_BYTES if size else READ_BYTES, picture.size[::-1])
             picture.load()
             deep = picture.format in ("PNG", "PPM") and picture.mode != "F"
             picture = _to_rgb(ImageOps.exif_transpose(picture), 65535 if deep else None)
             if size is not None:
                 shape = [max(1, round(side * size / max(picture.size))) for side in picture.size]
                 _require_pixels(*shape)
+                _require_room(READ_BYTES, shape[::-1])
                 picture = picture.resize(shape, Image.Resampling.LANCZOS)
     except Exception as error:  # the decoders stumble over damage in many ways
         problem = str(error)
@@ -194,11 +196,15 @@ def save_image(image: Tensor, path: str | Path, **options) -> Path:
 
 
 def resize(image: Tensor, size: int) -> Tensor:
-    """Scale pictures (N, 3, H, W) so that the long side is `size` pixels; stays in [0, 1]."""
+    """Scale pictures (N, 3, H, W) so that the long side is `size` pixels; stays in [0, 1].
+
+    Raises ValueError for what is no picture, for no whole number, and for too large a result.
+    """
     _require_picture(image, "image", batch=True)
     size = _whole(size, "size, the long side in pixels,")
     shape = [max(1, round(side * size / max(image.shape[-2:]))) for side in image.shape[-2:]]
     _require_pixels(*shape[::-1])
+    _require_room(RESIZE_BYTES * len(image), max(shape, image.shape[-2:], key=math.prod))
     # clamped because bicubic interpolation overshoots at edges
     scaled = interpolate(image.float(), shape, mode="bicubic", antialias=True).clamp(0, 1)
     return scaled.to(image.dtype)
@@ -217,6 +223,7 @@ def match_colors(image: Tensor, reference: Tensor) -> Tensor:
 
     _require_picture(image, "image")
     _require_picture(reference, "reference")
+    _require_room(MATCH_BYTES, max(image.shape[-2:], reference.shape[-2:], key=math.prod))
     x, y = (picture[0].flatten(1).double() for picture in (image, reference))  # (3, pixels)
     # (a single pixel counts as two that are alike: it has a covariance, too, of 0)
     cov_x, cov_y = ((p if p.shape[1] > 1 else p.expand(3, 2)).cov() for p in (x, y))
@@ -353,19 +360,29 @@ def load_vgg19(weights="oxford", pooling: str = "max") -> VGG19:
     is the path of a state dict with torchvision's keys and preprocessing; a file that holds more
     than tensors is refused, for it could run code. `pooling`: "max", as trained, or "avg", which
     the paper prefers for painting. Raises ValueError for a damaged or foreign file or another
-    `pooling`, FileNotFoundError for a missing file, ConnectionError if the download fails.
+    `pooling`, FileNotFoundError for a missing file, ConnectionError if the download fails,
+    MemoryError if little is free.
     """
     if pooling not in ("max", "avg"):
         raise ValueError(f'pooling must be "max" or "avg", not {pooling!r}')
     if not isinstance(weights, (str, os.PathLike)):
         raise ValueError(f'weights are "oxford", "torchvision" or a path, not {_named(weights)}')
+    needed = {"oxford": 0.22e9, "torchvision": 0.68e9}.get(weights)
+    if needed is None:
+        path = Path(_at_home(weights))
+        needed = 0.1e9 + (os.path.getsize(path) if os.path.isfile(path) else 0)
+    if needed > (free := _free_memory(torch.device("cpu"))):
+        raise MemoryError(
+            f"to load VGG-19 takes about {needed / 1e9:.2f} GB of memory, and {free / 1e9:.2f} GB "
+            "are free; close other programs and notebooks"
+        )
     if weights == "oxford":  # Caffe's preprocessing: BGR, 0 to 255, minus ImageNet's mean colour
         state, preprocessing = (
             _oxford_state(),
             ([2, 1, 0], 255.0, (103.939, 116.779, 123.68), (1.0,) * 3),
         )
     else:
-        state = _torchvision_state() if weights == "torchvision" else _file_state(weights)
+        state = _torchvision_state() if weights == "torchvision" else _file_state(path)
         preprocessing = ([0, 1, 2], 1.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     with torch.device("meta"):  # the architecture alone, without memory for the weights
         features = torchvision.models.vgg19().features
@@ -433,8 +450,7 @@ def _torchvision_state() -> dict[str, Tensor]:
         raise ValueError(f"{path} is damaged; delete it and try again ({problem})") from None
 
 
-def _file_state(weights: str | Path) -> dict[str, Tensor]:
-    path = Path(_at_home(weights))
+def _file_state(path: Path) -> dict[str, Tensor]:
     if not os.path.isfile(path):
         raise FileNotFoundError(
             f'no file {_named(path)}; weights are "oxford", "torchvision" or a path'
@@ -1234,11 +1250,16 @@ def _require_depth(layers: Sequence[str], shape: Sequence[int], name: str, size:
         )
 
 
-# Bytes for each pixel of a picture, measured on the CPU (benchmarks/memory.py):
+# Bytes for each pixel of a picture, measured on the CPU (benchmarks/memory.py; the last four in
+# tests/test_inputs.py):
 PASS_BYTES = 800  # of a pass through the network, besides the features that it returns
 STEP_BYTES = 3300  # of a pass, and of the way back to the pixels
 PAINT_BYTES = 4320  # of such steps in a row, with what lies between them
 LBFGS_BYTES = 480  # of what L-BFGS remembers of twenty steps
+READ_BYTES = 44  # of reading a file to the end, as floats
+DECODE_BYTES = 24  # of reading it only to make it smaller
+RESIZE_BYTES = 28  # of the larger of the two pictures
+MATCH_BYTES = 130  # of matching colours, which counts in doubles
 
 
 def _kept_bytes(layers: Sequence[str]) -> float:
@@ -1246,11 +1267,17 @@ def _kept_bytes(layers: Sequence[str]) -> float:
     return sum(512 / 2 ** int(name[4]) for name in layers)  # half as many in each next block
 
 
+def _require_room(share: float, shape: Sequence[int]) -> None:
+    """Raise ValueError unless a picture (H, W) may take `share` bytes of memory for each pixel."""
+    if (needed := share * math.prod(shape)) > 1e8:  # a smaller one is not worth the time to ask
+        _require_memory(needed, shape, torch.device("cpu"), "a picture")
+
+
 def _require_memory(needed: float, shape: Sequence[int], device, name: str) -> None:
     """Raise ValueError unless a picture (H, W) may take `needed` bytes; advise a size that may."""
     if needed > (free := _free_memory(device)):
         fitting = math.floor(max(shape) * math.sqrt(0.95 * free / needed))
-        raise ValueError(
+        raise _Refused(
             f"{name} of {shape[1]:,} × {shape[0]:,} pixels needs about {needed / 1e9:.1f} GB of "
             f"memory, and {free / 1e9:.1f} GB are free; a long side of {fitting} px would fit"
         )

@@ -5,6 +5,8 @@ import io
 import os
 import re
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 from pathlib import Path
@@ -450,6 +452,73 @@ def test_colours_of_one_pixel(temple):
     assert (matched - lime).abs().mean() < 0.01
     middle = temple.mean((2, 3), keepdim=True)
     assert torch.allclose(nst.match_colors(lime, temple), middle, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------- memory
+
+
+def test_pictures_beyond_the_memory_are_refused(tmp_path, monkeypatch):
+    Image.new("RGB", (3000, 2000)).save(tmp_path / "large.png")
+    large = nst.load_image(tmp_path / "large.png")
+    small = nst.resize(large, 300)
+    monkeypatch.setattr(nst, "_free_memory", lambda device: 160e6)
+    message = "3,000 × 2,000 pixels needs about 0.3 GB of memory, and 0.2 GB are free; a long"
+    with pytest.raises(ValueError, match=f"large.png cannot be read .*{message}") as raised:
+        nst.load_image(tmp_path / "large.png")
+    size = int(re.search(r"a long side of (\d+) px would fit", str(raised.value))[1])
+    assert 2000 < size < 3000
+    assert nst.load_image(tmp_path / "large.png", size).shape[-1] == size
+    with pytest.raises(ValueError, match=r"3,600 × 2,400 pixels needs about 0\.4 GB"):
+        nst.load_image(tmp_path / "large.png", 3600)
+    for refused in (
+        lambda: nst.resize(small, 3000),
+        lambda: nst.resize(large, 300),
+        lambda: nst.match_colors(large, small),
+        lambda: nst.match_colors(small, large),
+    ):
+        with pytest.raises(ValueError, match=r"3,000 × 2,000 pixels needs .* px would fit"):
+            refused()
+
+
+MEASURED = """
+import re, sys, torch
+import nst_helpers as nst
+
+def held(key):
+    return int(re.search(key + r":\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
+
+path = sys.argv[1]
+picture = torch.rand(1, 3, 2669, 4000)
+nst.match_colors(nst.resize(picture[..., :30, :30], 20), picture[..., :30, :30])
+works = {  # each takes more than those before, so that the peak is its own
+    "DECODE": lambda: nst.load_image(path, 20),
+    "RESIZE": lambda: nst.resize(picture, 3900),
+    "READ": lambda: nst.load_image(path),
+    "MATCH": lambda: nst.match_colors(picture, picture),
+}
+for name, work in works.items():
+    nst._free_memory(torch.device("cpu"))  # gives back what the last one left
+    before = held("VmRSS")
+    work()
+    share = (held("VmHWM") - before) / picture[0, 0].numel()
+    print(name, share / getattr(nst, name + "_BYTES"))
+"""
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "I;16"])
+def test_the_estimates_of_memory_are_ones(root, tmp_path, mode):
+    """What reading, resizing and matching take lies between a third of the estimate and all."""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("reads memory where Linux shows it")
+    width, height = 4000, 2669
+    noisy = np.random.default_rng(0).integers(0, 2**16, (height, width), np.uint16)
+    picture = Image.fromarray(noisy) if mode == "I;16" else Image.new(mode, (width, height), 99)
+    picture.save(path := tmp_path / "x.png")
+    command = [sys.executable, "-c", MEASURED, str(path)]
+    run = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    shares = dict(line.split() for line in run.stdout.splitlines())
+    assert list(shares) == ["DECODE", "RESIZE", "READ", "MATCH"], run.stderr
+    assert all(1 / 3 < float(share) < 1.1 for share in shares.values()), shares
 
 
 # ------------------------------------------------------------------------------- saving

@@ -154,8 +154,8 @@ def test_a_picture_beyond_the_memory_is_refused_before_it_is_computed(temple):
 
 
 def test_the_advised_size_fits(monkeypatch):
-    monkeypatch.setattr(nst, "_free_memory", lambda device: 5e6)
     vgg = nst.load_vgg19()
+    monkeypatch.setattr(nst, "_free_memory", lambda device: 5e6)
     with pytest.raises(ValueError, match="would fit") as raised:
         vgg(torch.rand(1, 3, 200, 300), ["relu1_1"])
     size = int(re.search(r"long side of (\d+) px", str(raised.value))[1])
@@ -189,6 +189,15 @@ print((held("VmHWM") - before) / image[0, 0].numel() / estimate)
         pytest.skip("reads memory where Linux shows it")
     run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert 0.5 < float(run.stdout) < 1.1, run.stdout + run.stderr
+
+
+def test_loading_beyond_the_memory_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(nst, "_free_memory", lambda device: 0.2e9)
+    (tmp_path / "large.pth").write_bytes(bytes(150_000_000))
+    for weights in ("oxford", "torchvision", tmp_path / "large.pth"):
+        message = r"to load VGG-19 takes about 0\.\d\d GB of memory, and 0\.20 GB are free; close"
+        with pytest.raises(MemoryError, match=message):
+            nst.load_vgg19(weights)
 
 
 def test_pooling_and_weights_are_checked():
