@@ -90,7 +90,7 @@ def load_image(source, size: int | None = None) -> Tensor:
         problem = str(error)
         if isinstance(error, MemoryError):
             problem = "there is not enough memory for it; make it smaller"
-        elif not isinstance(error, _Refused) and not getattr(error, "errno", None):
+        elif not hasattr(error, "for_students") and not getattr(error, "errno", None):
             # Pillow's own words, unless they are only that it knows no such format
             vague = isinstance(error, UnidentifiedImageError) or not problem or "0x" in problem
             told = "" if vague else f" ({problem})"
@@ -107,16 +107,16 @@ def _opened(source, files: ExitStack) -> Image.Image:
     if isinstance(source, (bytes, bytearray, memoryview)):
         source = io.BytesIO(source)
     if not isinstance(source, (str, os.PathLike)) and not hasattr(source, "read"):
-        raise _Refused(
+        raise _refusal(
             "give a path, bytes, an open file or a PIL image (Image.fromarray makes one of an "
             "array of bytes (H, W, 3); a tensor (1, 3, H, W) in [0, 1] is a picture already)"
         )
     try:
         picture = files.enter_context(Image.open(source))
     except Image.DecompressionBombError:
-        raise _Refused(f"it has more than {MOST_PIXELS:,} pixels; make it smaller") from None
+        raise _refusal(f"it has more than {MOST_PIXELS:,} pixels; make it smaller") from None
     if picture.format == "EPS":  # a program, which Pillow would let Ghostscript run
-        raise _Refused("EPS is not supported; save it as JPEG or PNG")
+        raise _refusal("EPS is not supported; save it as JPEG or PNG")
     return picture
 
 
@@ -1140,8 +1140,11 @@ def _difference(result, expected) -> str | None:
 # ---------------------------------------------------- refusing what cannot work, in a sentence
 
 
-class _Refused(ValueError):
-    """Its text is a sentence for students already."""
+def _refusal(sentence: str) -> ValueError:
+    """Return an error whose text is a sentence for students already."""
+    error = ValueError(sentence)
+    error.for_students = True
+    return error
 
 
 def _named(source) -> str:
@@ -1222,7 +1225,7 @@ def _require_range(image: Tensor, name: str, excess: float = 1.0) -> None:
 
 def _require_pixels(width: int, height: int) -> None:
     if not 0 < width * height <= MOST_PIXELS:
-        raise _Refused(f"{width:,} × {height:,} pixels; there must be 1 to {MOST_PIXELS:,}")
+        raise _refusal(f"{width:,} × {height:,} pixels; there must be 1 to {MOST_PIXELS:,}")
 
 
 def _names(layers: Iterable[str]) -> list[str]:
@@ -1277,7 +1280,7 @@ def _require_memory(needed: float, shape: Sequence[int], device, name: str) -> N
     """Raise ValueError unless a picture (H, W) may take `needed` bytes; advise a size that may."""
     if needed > (free := _free_memory(device)):
         fitting = math.floor(max(shape) * math.sqrt(0.95 * free / needed))
-        raise _Refused(
+        raise _refusal(
             f"{name} of {shape[1]:,} × {shape[0]:,} pixels needs about {needed / 1e9:.1f} GB of "
             f"memory, and {free / 1e9:.1f} GB are free; a long side of {fitting} px would fit"
         )
