@@ -367,9 +367,8 @@ def load_vgg19(weights="oxford", pooling: str = "max") -> VGG19:
         raise ValueError(f'pooling must be "max" or "avg", not {pooling!r}')
     if not isinstance(weights, (str, os.PathLike)):
         raise ValueError(f'weights are "oxford", "torchvision" or a path, not {_named(weights)}')
-    needed = {"oxford": 0.22e9, "torchvision": 0.68e9}.get(weights)
+    path, needed = Path(_at_home(weights)), LOAD_BYTES.get(weights)
     if needed is None:
-        path = Path(_at_home(weights))
         needed = 0.1e9 + (os.path.getsize(path) if os.path.isfile(path) else 0)
     if needed > (free := _free_memory(torch.device("cpu"))):
         raise MemoryError(
@@ -1253,8 +1252,7 @@ def _require_depth(layers: Sequence[str], shape: Sequence[int], name: str, size:
         )
 
 
-# Bytes for each pixel of a picture, measured on the CPU (benchmarks/memory.py; the last four in
-# tests/test_inputs.py):
+# Bytes for each pixel of a picture, measured on the CPU (benchmarks/memory.py):
 PASS_BYTES = 800  # of a pass through the network, besides the features that it returns
 STEP_BYTES = 3300  # of a pass, and of the way back to the pixels
 PAINT_BYTES = 4320  # of such steps in a row, with what lies between them
@@ -1263,6 +1261,8 @@ READ_BYTES = 44  # of reading a file to the end, as floats
 DECODE_BYTES = 24  # of reading it only to make it smaller
 RESIZE_BYTES = 28  # of the larger of the two pictures
 MATCH_BYTES = 130  # of matching colours, which counts in doubles
+
+LOAD_BYTES = {"oxford": 0.22e9, "torchvision": 0.68e9}  # of loading the network, in all
 
 
 def _kept_bytes(layers: Sequence[str]) -> float:
