@@ -1,0 +1,288 @@
+"""Tools of the neural style transfer notebooks that have nothing to do with style transfer.
+
+They read and show pictures, check exercises, and look at the device and its memory. nst_helpers.py
+imports them, so that a notebook writes `nst.show`. A picture is a float tensor of shape
+(1, 3, H, W), RGB, with values in [0, 1].
+"""
+
+import base64
+import ctypes
+import io
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from IPython.display import DisplayHandle, display
+from matplotlib.figure import Figure
+from PIL import Image, ImageCms, ImageOps
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+# ------------------------------------------------------------------------------- pictures
+
+
+def require_picture(image, name: str, batch: bool = False) -> None:
+    """Raise ValueError unless `image` is a picture (1, 3, H, W), or a `batch` (N, 3, H, W)."""
+    shape = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
+    if len(shape) != 4 or shape[1] != 3 or not (batch or shape[0] == 1) or 0 in shape:
+        raise ValueError(f"{name} must be a tensor (1, 3, H, W), see load_image; got {shape}")
+    if not image.is_floating_point():
+        raise ValueError(f"{name} must hold floats in [0, 1], not {image.dtype}; divide it by 255")
+    if image.requires_grad:  # while pixels are optimised, some stray, and looking costs time
+        return
+    if not (image - image.clamp(0, 1)).abs().mean() < 0.1:  # "not <" is also true of NaN
+        low, high = image.min().item(), image.max().item()
+        raise ValueError(f"{name} must lie in [0, 1], not between {low:.4g} and {high:.4g}")
+
+
+def load_image(source, size: int | None = None) -> Tensor:
+    """Read a picture as a float tensor (1, 3, H, W), RGB in [0, 1].
+
+    `source` is a path, the bytes of a file, an open binary file, or a PIL image: grey becomes RGB,
+    transparent becomes white, EXIF orientation and colour profiles are obeyed. With `size`, the
+    long side becomes `size` pixels. Raises FileNotFoundError for a missing file and ValueError for
+    a file that is not an image or is damaged.
+    """
+    name = source if isinstance(source, (str, Path)) else type(source).__name__
+    source = io.BytesIO(source) if isinstance(source, (bytes, memoryview)) else source
+    try:
+        opened = nullcontext(source) if isinstance(source, Image.Image) else Image.open(source)
+        with opened as original:
+            picture = _to_rgb(ImageOps.exif_transpose(original))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{name} does not exist (seen from {Path.cwd()})") from None
+    except Exception as error:  # the decoders report damage in many ways
+        raise ValueError(f"{name} is not an image, or is damaged: {error}") from None
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
+    pixels = pixels.contiguous()
+    return pixels if size is None else resize(pixels, size)
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    """Return the picture in mode RGB and in sRGB colours, laid over white where transparent."""
+    profile = picture.info.get("icc_profile")
+    if picture.mode[0] in "IF":  # 16 bits of grey or floats in [0, 1], which PIL takes for 0 to 255
+        grey = np.asarray(picture, dtype=np.float32) * (255 if picture.mode == "F" else 1 / 257)
+        picture = Image.fromarray(grey.round().clip(0, 255).astype(np.uint8))
+    if picture.has_transparency_data:
+        picture = picture.convert("LA" if picture.mode == "La" else "RGBA").convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    if picture.mode != "CMYK":
+        picture = picture.convert("RGB")
+    if profile:  # phones, for one, use wider colours than screens
+        with suppress(ImageCms.PyCMSError):  # damaged, or for another kind of picture
+            source, screen = io.BytesIO(profile), ImageCms.createProfile("sRGB")
+            picture = ImageCms.profileToProfile(picture, source, screen, outputMode="RGB")
+    return picture.convert("RGB")
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """Turn a picture (1, 3, H, W) into a PIL image, its values clamped to [0, 1].
+
+    Its method save("painting.png") writes a file.
+    """
+    require_picture(image, "image")
+    pixels = image.detach().clamp(0, 1)[0].permute(1, 2, 0) * 255
+    return Image.fromarray(pixels.round().byte().cpu().numpy())
+
+
+def resize(image: Tensor, size: int | Sequence[int]) -> Tensor:
+    """Scale pictures (N, 3, H, W) to a long side of `size` pixels, or to `size` = (h, w)."""
+    require_picture(image, "image", batch=True)
+    sides = image.shape[-2:]
+    if isinstance(size, int):
+        size = [max(1, round(side * size / max(sides))) for side in sides]
+    scaled = interpolate(image, tuple(size), mode="bicubic", antialias=True)
+    return scaled.clamp(0, 1)  # bicubic overshoots at edges
+
+
+def match_colors(image: Tensor, reference: Tensor) -> Tensor:
+    """Give `image` the mean and covariance of the RGB values of `reference`.
+
+    Both (1, 3, H, W) in [0, 1]; so is the result. Of all linear maps that do this, the one that
+    moves the colours least (Monge-Kantorovich transport between two Gaussians).
+    """
+
+    def power(matrix: Tensor, exponent: float) -> Tensor:
+        values, vectors = torch.linalg.eigh(matrix)
+        return vectors * values.clamp(min=1e-12) ** exponent @ vectors.mT
+
+    x, y = (picture[0].flatten(1).cpu().double() for picture in (image, reference))  # (3, pixels)
+    root, inverse_root = power(x.cov(correction=0), 0.5), power(x.cov(correction=0), -0.5)
+    transport = inverse_root @ power(root @ y.cov(correction=0) @ root, 0.5) @ inverse_root
+    matched = transport @ (x - x.mean(1, keepdim=True)) + y.mean(1, keepdim=True)
+    return matched.clamp(0, 1).reshape(image.shape).to(image)
+
+
+# -------------------------------------------------------------------------------- figures
+
+
+def show(*images, titles: Sequence[str] = (), alt: str, columns: int = 0, cmap: str = "gray"):
+    """Show pictures side by side; `alt` describes them to those who cannot see them.
+
+    `images` are pictures (1, 3, H, W) or maps (H, W); all maps of one call share one colour scale.
+    `columns` is how many stand in a row, by default all.
+    """
+    columns = columns or len(images)
+    rows, width = math.ceil(len(images) / columns), min(10.0, 3.0 + 3.0 * columns)
+    tallest = max(image.shape[-2] / image.shape[-1] for image in images)
+    height = rows * (width / columns * tallest + 0.3 * bool(titles))
+    maps = [image for image in images if image.ndim == 2]
+    low = min((image.min().item() for image in maps), default=0)
+    high = max((image.max().item() for image in maps), default=1)
+    figure = Figure((width, height), layout="constrained")
+    for index, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
+        is_map = index < len(images) and images[index].ndim == 2
+        axes.set(xticks=[], yticks=[], anchor="N")  # pictures of one row stand level at the top
+        axes.spines[:].set(visible=is_map, color="silver")  # a white map ends somewhere
+        axes.set_title(titles[index] if index < len(titles) else "", fontsize=10)
+        if index < len(images):
+            image = images[index].detach().cpu()
+            pixels = image.numpy() if is_map else to_pil(image)
+            smooth = "nearest" if is_map or image.shape[-1] < 64 else "lanczos"
+            axes.imshow(pixels, cmap=cmap, vmin=low, vmax=high, interpolation=smooth)
+    show_figure(figure, alt, "jpeg")
+
+
+def show_figure(figure: Figure, alt: str, kind: str = "png") -> None:
+    """Show a matplotlib figure with the text description `alt`; `kind` is "png" or "jpeg".
+
+    Curves and heat maps look best as PNG; photographs are far smaller as JPEG.
+    """
+    buffer = io.BytesIO()
+    smaller = {"optimize": True, "progressive": True} if kind == "jpeg" else {}
+    figure.savefig(buffer, format=kind, dpi=110, pil_kwargs=smaller)
+    data, mime = base64.b64encode(buffer.getvalue()).decode(), f"image/{kind}"
+    display({mime: data, "text/plain": alt}, raw=True, metadata={mime: {"alt": alt}})
+
+
+def watch(run: Iterator, alt: str, every: float = 2.0) -> Iterator:
+    """Pass on the steps of `stylize`, showing the picture so far and the seconds that are left.
+
+    The figure is renewed every so many seconds; `alt` describes the finished picture. However the
+    loop ends (done, break, error, an interrupted kernel), the last picture stays on show.
+    """
+    line, figure, began, due, step = DisplayHandle(), DisplayHandle(), time.monotonic(), 0.0, None
+
+    def renew(text: str) -> None:
+        height, width = step.image.shape[-2:]
+        buffer, zoom = io.BytesIO(), 512 / step.size  # always the same size: the page stays still
+        to_pil(step.image).save(buffer, "JPEG", quality=90)
+        picture = {"image/jpeg": base64.b64encode(buffer.getvalue()).decode(), "text/plain": alt}
+        style = {"alt": alt, "width": round(width * zoom), "height": round(height * zoom)}
+        show = "display" if due == 0 else "update"
+        getattr(line, show)({"text/plain": text}, raw=True)
+        getattr(figure, show)(picture, raw=True, metadata={"image/jpeg": style})
+
+    state = "stopped"
+    try:
+        for step in run:
+            seconds = time.monotonic() - began
+            if seconds >= due:
+                left = seconds / step.done - seconds
+                renew(f"{step.done:.0%}, {step.size} px, about {left:.0f} s left")
+                due = seconds + every
+            yield step
+        state = "done"
+    finally:
+        if step is not None:
+            seconds, dtype = time.monotonic() - began, str(step.dtype).removeprefix("torch.")
+            renew(f"{state} after {step.index} of {step.total} steps, {seconds:.0f} s in {dtype}")
+
+
+# -------------------------------------------------------------------- checking exercises
+
+
+def check(
+    yours: Callable, reference: Callable, *inputs, hints: Mapping[Callable, str] | None = None
+) -> bool:
+    """Compare your function with the reference on the same inputs; print what is wrong, if any.
+
+    `hints` maps wrong functions to advice, printed if yours returns what that one does. Results
+    are tensors, numbers or containers of them, compared to a relative 1e-4. Returns True if they
+    agree; an error in your function is printed, not raised.
+    """
+
+    def run(function: Callable):
+        copies = [  # so that no function can spoil another one's inputs
+            x.detach().clone().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x
+            for x in inputs
+        ]
+        return function(*copies)
+
+    name = getattr(yours, "__name__", "your function")
+    try:
+        result = run(yours)
+        if result is None or result is ...:
+            advice = "it returns nothing yet; fill it in and run the cell again"
+        elif advice := _difference(result, run(reference)):
+            same = (h for wrong, h in (hints or {}).items() if not _difference(result, run(wrong)))
+            advice = next(same, advice)
+    except Exception as error:
+        advice = f"it stops with {type(error).__name__}: {error}"
+    print(f"✗ {name}: {advice}" if advice else f"✓ {name} is right")
+    return not advice
+
+
+def _difference(result, expected) -> str:
+    """Say how `result` differs from `expected`; "" if it does not."""
+    kinds, size = [type(x).__name__ for x in (result, expected)], 0.0
+    if isinstance(result, Tensor) != isinstance(expected, Tensor):
+        return "it returns a {}, not a {}".format(*kinds)
+    if isinstance(expected, Tensor):
+        if result.shape != expected.shape:
+            return f"its shape is {tuple(result.shape)}, not {tuple(expected.shape)}"
+        if result.requires_grad != expected.requires_grad:
+            wrong, right = result.requires_grad, expected.requires_grad
+            return f"its requires_grad is {wrong}, not {right}: check where you call detach"
+        size = expected.detach().abs().max().item()
+    try:
+        torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4 * size, check_dtype=False)
+    except (AssertionError, TypeError) as error:
+        return " ".join(str(error).split())
+    return ""
+
+
+# ---------------------------------------------------------------------- device and memory
+
+
+def best_device() -> torch.device:
+    """Return the accelerator of this computer (CUDA, MPS, ...) if it has one, else the CPU."""
+    if torch.accelerator.is_available():  # asked first: without one, torch may still name one
+        return torch.accelerator.current_accelerator()
+    return torch.device("cpu")
+
+
+def keep_freed_memory(keep: bool) -> None:
+    """Have glibc keep what a step frees for the next one; other systems stay as they are.
+
+    By default it returns large blocks to the system, which clears them before they are used again.
+    That costs up to a third of a step. Kept blocks take up to a third more memory, however.
+    """
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-4, 0 if keep else 65536)  # M_MMAP_MAX: blocks with a mapping of their own
+        libc.mallopt(-1, 2**31 - 1 if keep else 2**17)  # M_TRIM_THRESHOLD: when the heap shrinks
+        libc.malloc_trim(0)
+
+
+def require_memory(picture: Tensor, size: int, share: float, device: torch.device) -> None:
+    """Raise MemoryError if `picture`, scaled to the long side `size`, needs more than is free.
+
+    `share` is what it needs, in bytes a pixel.
+    """
+    free, (h, w) = psutil.virtual_memory().available, picture.shape[-2:]
+    with suppress(OSError, ValueError):  # a container, such as Binder's, may have less
+        limit, used = (Path(f"/sys/fs/cgroup/memory.{x}") for x in ("max", "current"))
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    if (needed := share * h * w * (size / max(h, w)) ** 2) > free:
+        fitting = math.floor(size * math.sqrt(free / needed))
+        sizes = f"{needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free"
+        raise MemoryError(f"{size} px would take {sizes}; a long side of {fitting} px would fit")
