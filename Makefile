@@ -2,46 +2,50 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
-# Containers run as root, where Jupyter wants to be told that this is meant.
+# As root, for example in a container, Jupyter starts only with this option.
 ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
-# Threads that wait for each other burn a whole core, for long, unless told to give up early: two
-# notebooks at once are then faster, one alone as fast as before (benchmarks/threads.py measures it).
+# By default, threads that wait for each other keep their cores busy for a long time, so that two
+# notebooks at once slow each other down several times. This makes them give up early.
 export GOMP_SPINCOUNT ?= 2000
+# `make lint` fixes most of what these two report.
+STYLE := $(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-.PHONY: help lab test oldest soak notebooks gallery bench lint clean
+.PHONY: help lab check test oldest notebooks gallery bench lint clean
 
 help:
 	@echo "make lab        open the notebooks in JupyterLab  (ARGS=\"--no-browser --port 8899\")"
-	@echo "make test       run all tests, every notebook among them  (ARGS=\"-k network\")"
+	@echo "make check      check the style and run the unit tests, about a minute  (ARGS=\"-k network\")"
+	@echo "make test       the same, and every notebook and the browser tests, about 15 minutes"
 	@echo "make oldest     run the tests with the oldest versions allowed  (PYTHON=python3.10)"
-	@echo "make soak       run all notebooks five times in random order, two at once; takes hours"
 	@echo "make notebooks  run all notebooks again and store their outputs  (ARGS='notebooks/04*.ipynb')"
 	@echo "make gallery    paint the recipes whose picture is missing or outdated  (ARGS=great_wave)"
 	@echo "make bench      measure speed and memory"
-	@echo "make lint       check and format code and notebooks"
+	@echo "make lint       check, fix and format code and notebooks"
 	@echo "make clean      remove the environment and all caches"
 
-# Without the second option, a photograph of more than 10 MB that is uploaded into a notebook is lost
-# without a word, for the connection to the kernel breaks.
+# Without the second option, the upload of a photograph of more than 10 MB into a notebook breaks the
+# connection to the kernel, and no message says so.
 lab: $(READY)
 	$(BIN)/jupyter lab $(ROOT) --ServerApp.ip=127.0.0.1 \
 		--ServerApp.tornado_settings="{'websocket_max_message_size': 300_000_000}" \
 		--LabApp.default_url=/lab/tree/notebooks $(ARGS)
 
+check: $(READY)
+	$(STYLE)
+	$(BIN)/python -m pytest tests --ignore=tests/test_browser.py $(ARGS)
+
 test: $(READY)
+	$(STYLE)
 	$(BIN)/python -m pytest $(ARGS)
 
-# An environment of its own, so that the usual one stays as it is. Old versions warn about the new
-# ones of packages they are built on; here that is no error.
+# In an environment of its own, so that .venv stays as it is. Old packages warn about newer ones that
+# they import; -W default keeps these warnings from being errors.
 oldest:
 	$(PYTHON) -m venv .venv-oldest
 	$(PYTHON) tests/oldest.py > .venv-oldest/constraints.txt
 	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check \
 		-c .venv-oldest/constraints.txt -e ".[test]"
 	.venv-oldest/bin/python -m pytest -W default $(ARGS)
-
-soak: $(READY)
-	$(BIN)/python tests/soak.py $(ARGS)
 
 notebooks: $(READY)
 	$(BIN)/python tests/run_notebooks.py $(ARGS)

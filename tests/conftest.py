@@ -2,6 +2,7 @@
 
 import os
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,13 +23,30 @@ def vgg():
 
 
 @pytest.fixture(scope="session")
-def temple():
-    return nst.load_image(ROOT / "images/content/temple.jpg", 96)
+def avg_vgg():
+    return nst.load_vgg19(pooling="avg")
 
 
 @pytest.fixture(scope="session")
-def starry_night():
-    return nst.load_image(ROOT / "images/style/starry_night.jpg", 96)
+def picture():
+    """Return the function (name, size) that reads a picture of images/content or images/style."""
+
+    @cache
+    def read(name, size):
+        (path,) = ROOT.glob(f"images/[cs]*/{name}.jpg")
+        return nst.load_image(path, size)
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def temple(picture):
+    return picture("temple", 96)
+
+
+@pytest.fixture(scope="session")
+def starry_night(picture):
+    return picture("starry_night", 96)
 
 
 @pytest.fixture

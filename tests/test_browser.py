@@ -7,10 +7,11 @@ import shlex
 import shutil
 import socket
 import subprocess
+import symtable
 import sys
 import time
 import urllib.request
-from itertools import pairwise
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -36,6 +37,10 @@ ERROR = ".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']"
 FINISHED = """error => document.querySelector(error) || [
     ...document.querySelectorAll(".jp-Notebook .jp-CodeCell .jp-InputPrompt")
 ].every(prompt => /\\d/.test(prompt.textContent))"""
+CHANGED = """([pictures, before]) => {
+    const last = [...document.querySelectorAll(pictures)].at(-1);
+    return last && last.src != before;
+}"""
 PICTURE = ".jupyter-widgets img, .jupyter-widgets-output-area img"
 FLAGS = [
     "--no-sandbox",
@@ -48,23 +53,64 @@ FLAGS = [
 ]
 
 
-STUDIO = ROOT / "notebooks/05_style_studio.ipynb"  # painted in the background: has its own test
+STUDIO = ROOT / "notebooks/05_style_studio.ipynb"
+SHOW_STUDIO = ("still", "studio")
+WIDGETS = re.compile(r"\binteract(ive_output)?\(")
+# What the sliders show is painted in two steps at each size here: the sliders are what is tested.
+SKETCH = """
+import nst_helpers as nst
+optimize = nst.optimize
+nst.optimize = lambda *args, steps=2, **options: optimize(*args, steps=min(steps, 2), **options)
+"""
 
 
 def interactive_notebooks():
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         cells = nbformat.read(path, as_version=4).cells
-        widgets = any("ipywidgets" in cell.source for cell in cells if cell.cell_type == "code")
-        if widgets and path != STUDIO:
+        if any(WIDGETS.search(cell.source) for cell in cells if cell.cell_type == "code"):
             yield path
+
+
+def names(table):
+    """Return the global names that a cell uses, and those that it defines."""
+    used, defined = set(), set()
+    for symbol in table.get_symbols():
+        if symbol.is_referenced() and (table.get_type() == "module" or symbol.is_global()):
+            used.add(symbol.get_name())
+        if table.get_type() == "module" and (symbol.is_assigned() or symbol.is_imported()):
+            defined.add(symbol.get_name())
+    for child in table.get_children():
+        used |= names(child)[0]
+    return used, defined
+
+
+def with_widgets(path):
+    """Return the notebook with no cells but its widgets and those that define what they use."""
+    notebook = nbformat.read(path, as_version=4)
+    cells, kept, wanted = [c for c in notebook.cells if c.cell_type == "code"], [], set()
+    for cell in reversed(cells):
+        used, defined = names(symtable.symtable(cell.source, cell.id, "exec"))
+        if WIDGETS.search(cell.source) or defined & wanted:
+            kept.insert(0, cell)
+            wanted = (wanted | used) - defined
+    if path == STUDIO:  # its setup is the panel, and the other two cells show it
+        kept = [c for c in cells if "setup" in c.metadata.get("tags", ()) or c.id in SHOW_STUDIO]
+    else:
+        kept.insert(1, nbformat.v4.new_code_cell(SKETCH))
+    for cell in kept:
+        cell.outputs, cell.execution_count = [], None
+    notebook.cells = kept
+    return notebook
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     """A JupyterLab on a copy of the repository; gives the address to open."""
     folder = tmp_path_factory.mktemp("lab")
-    for name in ("notebooks", "images"):
-        shutil.copytree(ROOT / name, folder / name)
+    shutil.copytree(ROOT / "images", folder / "images")
+    (folder / "notebooks").mkdir()
+    for path in {STUDIO, *interactive_notebooks()}:
+        nbformat.write(with_widgets(path), folder / "notebooks" / path.name)
     settings = {  # without windowing "none", cells off the screen do not exist
         "notebook-extension/tracker": {"windowingMode": "none"},
         "apputils-extension/notification": {"fetchNews": "false"},
@@ -120,9 +166,8 @@ def run_all_cells(page, address):
     # unfolded, for a folded cell shows no number
     page.evaluate("() => window.jupyterapp.commands.execute('notebook:show-all-cell-code')")
     page.evaluate("() => void window.jupyterapp.commands.execute('notebook:run-all-cells')")
-    page.wait_for_selector(PICTURE, timeout=1_500_000)
     # Between two cells the kernel is idle for a moment, too: all of them must have their number.
-    page.wait_for_function(FINISHED, arg=ERROR, timeout=1_500_000)
+    page.wait_for_function(FINISHED, arg=ERROR, timeout=120_000)
     page.wait_for_selector(IDLE, timeout=60_000)
     assert page.locator(ERROR).count() == 0
 
@@ -132,32 +177,22 @@ def test_controls_change_the_picture(lab, browser, path):
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
     run_all_cells(page, lab(path))
 
-    def picture():
-        return page.locator(PICTURE).last.get_attribute("src")
-
     def changes_after(action):
-        before, start = picture(), time.perf_counter()
+        before = page.locator(PICTURE).last.get_attribute("src")
         action()
-        while time.perf_counter() - start < 5:
-            page.wait_for_timeout(50)
-            if picture() != before:
-                return True
-        return False
+        page.wait_for_function(CHANGED, arg=[PICTURE, before])
 
     sliders, menus = page.locator("[role=slider]"), page.locator(".widget-dropdown select")
     assert sliders.count() + menus.count() > 0
-    for index in range(sliders.count()):
-        slider = sliders.nth(index)
+    for slider in sliders.all():
         slider.scroll_into_view_if_needed()
-        assert changes_after(lambda s=slider: s.press("ArrowRight")) or changes_after(
-            lambda s=slider: s.press("ArrowLeft")
-        ), f"slider {index} changes nothing"
-    for index in range(menus.count()):
-        menu = menus.nth(index)
+        value, highest = (slider.get_attribute(f"aria-value{x}") for x in ("now", "max"))
+        key = "ArrowLeft" if value == highest else "ArrowRight"
+        changes_after(partial(slider.press, key))
+    for menu in menus.all():
         values = menu.locator("option").all_inner_texts()
         chosen = menu.evaluate("menu => menu.selectedIndex")
-        other = values[(chosen + 1) % len(values)]
-        assert changes_after(lambda m=menu, o=other: m.select_option(label=o)), values
+        changes_after(partial(menu.select_option, label=values[(chosen + 1) % len(values)]))
     labels = page.locator(".jupyter-widgets .widget-label").all_inner_texts()
     assert any(re.search(r"\w", label) for label in labels)
     (ROOT / "out").mkdir(exist_ok=True)
@@ -165,12 +200,14 @@ def test_controls_change_the_picture(lab, browser, path):
     page.close()
 
 
+PLACE = """(image, panel) => {
+    const [inner, outer] = [image, panel].map(part => part.getBoundingClientRect());
+    return [inner.top - outer.top, inner.left - outer.left, inner.width, inner.height];
+}"""
 WATCH = """image => {
-    window.frames = [];
-    window.keys = [];
-    new MutationObserver(() => window.frames.push(performance.now())).observe(
+    window.frames = 0;
+    new MutationObserver(() => window.frames++).observe(
         image, {attributes: true, attributeFilter: ["src"]});
-    document.addEventListener("keydown", () => window.keys.push(performance.now()), true);
 }"""
 
 
@@ -183,10 +220,14 @@ def test_the_studio(lab, browser):
     sliders, numbers = panel.locator("[role=slider]"), panel.locator("input[type=number]")
     assert sliders.count() == numbers.count() == 8
     style = page.get_by_label("style β")  # as a screen reader finds it
-    assert (style.input_value(), numbers.nth(3).input_value()) == ("500", "1")
+    assert (style.input_value(), numbers.nth(3).input_value()) == ("25", "0.2")
     canvas.scroll_into_view_if_needed()
     canvas.evaluate(WATCH)
-    place = canvas.bounding_box()
+
+    def place():
+        return canvas.evaluate(PLACE, panel.element_handle())
+
+    before = place()
 
     def press(name):
         panel.get_by_role("button", name=name, exact=True).click()
@@ -194,50 +235,37 @@ def test_the_studio(lab, browser):
     def frames():
         return page.evaluate("window.frames")
 
-    def says(text, seconds=10):
+    def more(count):
+        page.wait_for_function(f"window.frames >= {frames() + count}", timeout=120_000)
+
+    def says(text, seconds=20):
         panel.get_by_text(text).wait_for(timeout=1000 * seconds)
 
     says("paused · step 1")
-    assert frames() == []
+    assert frames() == 0
     press("Start")
     press("Start")
-    page.wait_for_timeout(10_000)
-    gaps = [later - earlier for earlier, later in pairwise(frames())]
-    print(f"{len(gaps) / 10:.1f} pictures a second, the longest gap {max(gaps):.0f} ms")
-    pace = sorted(gaps)[len(gaps) // 2]  # a step; on a slow machine it alone takes long
-    assert max(gaps) < max(1000, 3 * pace)
-    assert len(gaps) < 10 * 8.5
-
-    # The step in progress when the key goes down ends as it began. The next one computes with the
-    # new weight, and its picture is still the old one; the third picture shows the new weight.
-    delays = []
-    for key in ["ArrowRight"] * 5 + ["ArrowLeft"] * 5:
-        before = len(frames())
-        sliders.nth(1).press(key)
-        page.wait_for_function(f"window.frames.length >= {before + 4}")
-        down = page.evaluate("window.keys.at(-1)")
-        delays.append([frame for frame in frames() if frame > down][2] - down)
-        page.wait_for_timeout(300)
-    print(f"from key to picture {sorted(delays)[5]:.0f} ms, at most {max(delays):.0f} ms")
-    assert sorted(delays)[5] < max(1000, 4 * pace)
-    assert style.input_value() != "500"
-    style.fill("502")
+    page.wait_for_timeout(4000)
+    assert 0 < frames() < 4 * 8.5 + 3
+    sliders.nth(1).press("ArrowRight")
+    page.wait_for_function("box => box.value != '25'", arg=style.element_handle())
+    style.fill("25.1")
     style.press("Enter")
-    page.wait_for_timeout(1000)
-    assert style.input_value() == "502"
+    more(40)
+    assert style.input_value() == "25.1"
 
     press("Pause")
     says("paused · step")
-    paused = len(frames())
-    page.wait_for_timeout(2000)
-    assert len(frames()) == paused
+    paused = frames()
+    page.wait_for_timeout(1000)
+    assert frames() == paused
     (ROOT / "out").mkdir(exist_ok=True)
     panel.screenshot(path=ROOT / "out/studio.png")
     for count in (1, 2):
         press("Save")
         says(f"saved as notebooks/paintings/temple-starry_night-00{count}.png")
     with Image.open(lab.folder / "notebooks/paintings/temple-starry_night-001.png") as saved:
-        assert json.loads(saved.text["settings"])["weights"]["style"] == 502
+        assert json.loads(saved.text["settings"])["weights"]["style"] == 25.1
         assert max(saved.size) == 192
 
     def upload(file):
@@ -254,26 +282,28 @@ def test_the_studio(lab, browser):
     upload(large)
     says("large.png is in the menu", 60)
     press("Start")
-    upload(ROOT / "images/content/coffee.jpg")
-    says("coffee.jpg is in the menu")
-    says("painting · step")
-    assert page.get_by_label("content", exact=True).input_value() == "coffee.jpg"
-    press("The Great Wave")
-    says("trees become waves")
-    page.wait_for_timeout(2000)
+    photographs = page.get_by_label("content", exact=True)
+    for _ in range(2):  # the same file again is chosen again
+        upload(ROOT / "images/content/coffee.jpg")
+        says("coffee.jpg is in the menu")
+        says("painting · step")
+        assert photographs.input_value() == "coffee.jpg"
+        photographs.select_option(label="cat")
+        press("Save")
+        says("saved as notebooks/paintings/cat-")
+    recipe = json.loads((ROOT / "images/recipes.json").read_text(encoding="utf-8"))["great_wave"]
+    press(recipe["title"])
+    says(recipe["why"])
     press("Reset")
     press("Pause")
     says("paused · step")
     press("20 steps here")
     panel.get_by_text(re.compile(r"paused · step 2\d")).wait_for()
-    assert canvas.bounding_box() == place  # nothing has moved
-    page.screenshot(path=ROOT / "out" / f"{STUDIO.stem}.png")
+    assert place() == before  # nothing has moved
 
-    before = len(frames())
     press("Start")
-    page.wait_for_function(f"window.frames.length > {before + 2}")
+    more(3)
     page.evaluate("() => void window.jupyterapp.commands.execute('notebook:interrupt-kernel')")
-    page.wait_for_timeout(3000)
-    before = len(frames())
-    page.wait_for_function(f"window.frames.length > {before + 2}")  # it paints on
+    page.wait_for_timeout(1000)
+    more(3)  # it paints on
     page.close()

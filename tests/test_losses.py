@@ -1,4 +1,6 @@
-"""The losses against the paper's sums, written out once more and element by element."""
+"""The losses against the paper's sums, written out once more, and what "relative" promises."""
+
+from copy import deepcopy
 
 import pytest
 import torch
@@ -12,16 +14,17 @@ def features():
     return torch.rand(1, 4, 5, 6, dtype=torch.float64), torch.rand(1, 4, 5, 6, dtype=torch.float64)
 
 
+# ---------------------------------------------------------------------- the paper's equations
+
+
 def test_gram_matrix_element_by_element(features):
     F = features[0]
     G = nst.gram_matrix(F)
     assert G.shape == (1, 4, 4)
     for i in range(4):
         for j in range(4):
-            expected = sum(F[0, i, y, x] * F[0, j, y, x] for y in range(5) for x in range(6)) / (
-                5 * 6
-            )
-            assert G[0, i, j] == pytest.approx(expected.item())
+            total = sum(F[0, i, y, x] * F[0, j, y, x] for y in range(5) for x in range(6))
+            assert G[0, i, j] == pytest.approx(total.item() / (5 * 6))
 
 
 def test_gram_matrix_takes_any_leading_dimensions(features):
@@ -29,16 +32,17 @@ def test_gram_matrix_takes_any_leading_dimensions(features):
     assert torch.equal(nst.gram_matrix(F)[1], nst.gram_matrix(F[1]))
 
 
-def test_gram_matrix_does_not_depend_on_the_size(features):
+def test_gram_matrix_does_not_depend_on_size_or_place(features):
     F = features[0]
     assert torch.allclose(nst.gram_matrix(F.repeat(1, 1, 2, 3)), nst.gram_matrix(F))
+    shuffled = F.flatten(2)[..., torch.randperm(30)].view_as(F)
+    assert torch.allclose(nst.gram_matrix(shuffled), nst.gram_matrix(F))
 
 
 def test_content_loss_is_eq_1_over_the_number_of_elements(features):
     F, P = features
-    assert nst.content_loss(F, P).item() == pytest.approx(
-        (0.5 * ((F - P) ** 2).sum() / F.numel()).item()
-    )
+    expected = 0.5 * sum((f - p) ** 2 for f, p in zip(F.flatten(), P.flatten(), strict=True))
+    assert nst.content_loss(F, P).item() == pytest.approx(expected.item() / F.numel())
 
 
 def test_style_loss_is_eq_4_exactly(features):
@@ -57,26 +61,225 @@ def test_losses_vanish_only_for_equal_features(features):
     assert nst.style_loss(F, nst.gram_matrix(S)) > 0
 
 
-def test_gradients_are_eqs_2_and_6(features):
-    """On ReLU outputs; with our means, eq 2 is divided by the number of elements."""
-    F, S = features
+def test_the_gradient_of_the_content_is_eq_2(features):
+    """On ReLU outputs; with our mean, eq 2 is divided by the number of elements."""
+    F, P = features
     conv = (F - 0.5).requires_grad_()
     relu = conv.relu()
-    (gradient,) = torch.autograd.grad(nst.content_loss(relu, S), conv)
-    expected = torch.where(conv > 0, (relu - S) / relu.numel(), 0)
-    assert torch.allclose(gradient, expected)
-    relu = conv.relu()
+    (gradient,) = torch.autograd.grad(nst.content_loss(relu, P), conv)
+    torch.testing.assert_close(gradient, torch.where(conv > 0, (relu - P) / relu.numel(), 0))
+
+
+def test_the_gradient_of_the_style_is_eq_6(features):
+    F, S = features
     N, M = 4, 5 * 6
+    conv = (F - 0.5).requires_grad_()
+    relu = conv.relu()
     (gradient,) = torch.autograd.grad(nst.style_loss(relu, nst.gram_matrix(S)), conv)
     flat = relu.flatten(2)
     difference = flat @ flat.mT - S.flatten(2) @ S.flatten(2).mT
     expected = (flat.mT @ difference).mT / (N**2 * M**2)
-    expected = torch.where(conv > 0, expected.view_as(conv), 0)
-    assert torch.allclose(gradient, expected)
+    torch.testing.assert_close(gradient, torch.where(conv > 0, expected.view_as(conv), 0))
 
 
-def test_tv_loss(features):
+def test_tv_loss():
     image = torch.zeros(1, 1, 2, 3)
     assert nst.tv_loss(image) == 0
     image[0, 0, 0, 0] = 1  # one of three steps down and one of four steps to the right
     assert nst.tv_loss(image).item() == pytest.approx(1 / 3 + 1 / 4)
+
+
+# ------------------------------------------------------------------------------- the weights
+
+
+def test_factors_are_those_of_eqs_5_and_7():
+    weights = nst.Weights(content=2.0, style=30.0, tv=4.0, layers={"relu1_1": 0.5, "relu5_1": 0.1})
+    factors = {"content": 6.0, "relu1_1": 15.0, "relu5_1": 3.0, "tv": 4.0}
+    assert weights.factors(boost=3.0) == pytest.approx(factors)
+
+
+def test_default_weights():
+    """w_l = 1/5 as in the paper, which has no prior."""
+    weights = nst.Weights()
+    assert weights.layers == dict.fromkeys(nst.STYLE_LAYERS, 1 / 5)
+    assert 15 <= weights.style / weights.content <= 40
+    assert weights.tv == 0
+    weights.layers["relu1_1"] = 0.0
+    assert nst.Weights().layers["relu1_1"] == 1 / 5  # each has a dictionary of its own
+
+
+@pytest.mark.parametrize("wrong", [-1.0, float("nan"), float("inf")])
+def test_a_weight_that_cannot_be_is_named(wrong):
+    for name in ("content", "tv"):
+        with pytest.raises(ValueError, match=rf"finite and not negative: {name} in Weights\("):
+            nst.Weights(**{name: wrong}).factors()
+    with pytest.raises(ValueError, match="finite and not negative: relu4_1"):
+        nst.Weights(layers={"relu4_1": wrong}).factors()
+    with pytest.raises(AttributeError):  # a misspelt name
+        nst.Weights().stlye = 3.0
+
+
+# ----------------------------------------------------------------- the picture and its frame
+
+
+def mirrored(image):
+    """Continue `image` by 16 pixels, and then on to a multiple of 16, with its mirror image."""
+    rows, columns = (
+        [n - 1 - abs(n - 1 - abs(i)) for i in range(-16, 16 * (-(-n // 16) + 1))]
+        for n in image.shape[-2:]
+    )
+    return image[..., rows, :][..., columns]
+
+
+def plain_features(vgg, image, layers):
+    """Features in float64, layer by layer, with the preprocessing of Caffe written out."""
+    x = mirrored(image.double())[:, [2, 1, 0]] * 255
+    x = x - torch.tensor([103.939, 116.779, 123.68], dtype=torch.float64).view(3, 1, 1)
+    outputs = {}
+    for name, layer in zip(nst.LAYERS, vgg.features, strict=True):
+        x = layer(x)
+        if name in layers:
+            stride = 2 ** (int(name[4]) - 1)
+            top = left = 16 // stride
+            bottom, right = (-(-(16 + side) // stride) for side in image.shape[-2:])
+            outputs[name] = x[..., top:bottom, left:right]
+    return outputs
+
+
+def plain_losses(vgg, image, content, style, weights, content_layers):
+    """All of `relative_losses` once more, from the paper's sums in float64."""
+    layers = [*content_layers, *weights.layers]
+    x, p, a = (plain_features(vgg, picture, layers) for picture in (image, content, style))
+    losses = {"content": 0.0, "style": 0.0}
+    for name in content_layers:
+        part = (x[name] - p[name]).square().sum() / p[name].square().sum()  # ½ and 1/n cancel
+        losses["content"] += part.item() / len(content_layers)
+    for name, w in weights.layers.items():
+        F, S = x[name][0].flatten(1), a[name][0].flatten(1)
+        G, A = F @ F.T / F.shape[1], S @ S.T / S.shape[1]
+        losses[name] = ((G - A).square().sum() / A.square().sum()).item()
+        losses["style"] += w * losses[name]
+    h, w = image.shape[-2:]
+    down = sum((image[..., i + 1, :] - image[..., i, :]).square().sum() for i in range(h - 1))
+    right = sum((image[..., i + 1] - image[..., i]).square().sum() for i in range(w - 1))
+    losses["tv"] = (down / (3 * (h - 1) * w) + right / (3 * h * (w - 1))).item()
+    return losses
+
+
+@pytest.mark.parametrize(("pooling", "size"), [("max", 64), ("avg", 75)])
+def test_relative_losses_recomputed(vgg, avg_vgg, picture, pooling, size):
+    """The second pair of sides is not a multiple of 16; the two pictures differ in shape."""
+    network = vgg if pooling == "max" else avg_vgg
+    content, style = picture("temple", size), picture("poppies", 80)
+    image = nst.match_colors(picture("temple", size).flip(3), style)
+    weights = nst.Weights(layers={"relu1_1": 0.1, "relu3_1": 0.7, "relu5_1": 0.2})
+    layers = ("relu2_2", "relu4_2")
+    found = nst.relative_losses(network, content, style, weights, layers)(image)
+    exact = deepcopy(network).double()
+    expected = plain_losses(exact, image, content, style, weights, layers)
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        assert found[name].item() == pytest.approx(value, rel=1e-3), name
+
+
+def test_the_frame_is_a_mirror_not_a_dark_wall(avg_vgg):
+    """One colour looks the same everywhere; zero padding makes the network see a border."""
+    grey, layers = torch.full((1, 3, 40, 56), 0.7), ["relu1_1", "relu2_1", "relu3_1"]
+    framed, bare = nst.framed_features(avg_vgg, grey, layers), avg_vgg(grey, layers)
+    for name in layers:
+        assert framed[name].std((2, 3)).max() < 1e-4 * framed[name].max(), name
+        assert bare[name].std((2, 3)).max() > 1e-2 * framed[name].max(), name
+
+
+@pytest.mark.parametrize("size", [(64, 96), (81, 121), (85, 128), (127, 95), (20, 33)])
+def test_the_frame_leaves_a_cell_for_each_pixel(avg_vgg, size):
+    """As many features as without a frame, of the same places, and all of the picture is seen."""
+    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    framed = nst.framed_features(avg_vgg, image, nst.STYLE_LAYERS)
+    bare = avg_vgg(image, nst.STYLE_LAYERS)
+    for name in nst.STYLE_LAYERS:
+        assert framed[name].shape == bare[name].shape
+    assert torch.allclose(
+        framed["relu2_1"][..., 4:-4, 4:-4], bare["relu2_1"][..., 4:-4, 4:-4], atol=1e-2
+    )
+
+
+def test_no_gradient_comes_through_the_frame(avg_vgg):
+    """A mirrored pixel is no second chance to act: what is near the border counts once."""
+    image = torch.rand(1, 3, 24, 40, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    gradients = [
+        torch.autograd.grad(features(image, ["conv1_1"])["conv1_1"].sum(), image)[0]
+        for features in (avg_vgg, lambda *inputs: nst.framed_features(avg_vgg, *inputs))
+    ]
+    torch.testing.assert_close(*gradients)
+
+
+# ------------------------------------------------------------------- what "relative" promises
+
+
+def test_a_picture_without_features_has_losses_of_one(picture):
+    vgg = nst.load_vgg19(pooling="avg")
+    content, style = picture("temple", 64), picture("poppies", 64)
+    losses_of = nst.relative_losses(vgg, content, style, nst.Weights())
+    for layer in vgg.features:
+        if isinstance(layer, torch.nn.Conv2d):  # from now on F = 0, whatever the picture
+            layer.weight.zero_()
+            layer.bias.zero_()
+    losses = losses_of(content)
+    for name in ("content", "style", *nst.STYLE_LAYERS):
+        assert losses[name].item() == pytest.approx(1.0, rel=1e-5), name
+
+
+def test_losses_are_zero_at_their_target(avg_vgg, picture):
+    content, style = picture("temple", 64), picture("poppies", 64)
+    losses_of = nst.relative_losses(avg_vgg, content, style, nst.Weights())
+    photograph, painting = losses_of(content), losses_of(style)
+    assert photograph["content"] == 0
+    assert photograph["style"] > 0.1
+    assert painting["content"] > 0.1
+    for name in ("style", *nst.STYLE_LAYERS):
+        assert painting[name] < 1e-9, name
+
+
+def louder(vgg, name, factor=10.0):
+    """Return the network with one layer's features so many times larger, and nothing else."""
+    vgg, index = deepcopy(vgg), nst.LAYERS.index(name)
+    convs = [i for i, layer in enumerate(nst.LAYERS) if layer.startswith("conv")]
+    here = max(i for i in convs if i < index)
+    vgg.features[here].weight.mul_(factor)
+    vgg.features[here].bias.mul_(factor)
+    if here != convs[-1]:
+        vgg.features[convs[convs.index(here) + 1]].weight.div_(factor)
+    return vgg
+
+
+@pytest.mark.parametrize("name", [*nst.STYLE_LAYERS, *nst.CONTENT_LAYERS])
+def test_features_ten_times_as_large_leave_the_losses_unchanged(avg_vgg, picture, name):
+    content, style = picture("temple", 64), picture("poppies", 64)
+    changed, image = louder(avg_vgg, name), nst.match_colors(content, style)
+    one, other = (
+        nst.relative_losses(network, content, style, nst.Weights())(image)
+        for network in (avg_vgg, changed)
+    )
+    for loss, value in one.items():
+        assert other[loss].item() == pytest.approx(value.item(), rel=1e-3), loss
+    x, p = (changed(x, [name])[name] for x in (image, content))  # the paper's own change
+    F, P = (avg_vgg(x, [name])[name] for x in (image, content))
+    assert nst.content_loss(x, p).item() == pytest.approx(
+        100 * nst.content_loss(F, P).item(), rel=1e-3
+    )
+
+
+def test_style_is_the_weighted_sum_and_obeys_at_once(avg_vgg, picture):
+    weights = nst.Weights()
+    losses_of = nst.relative_losses(avg_vgg, picture("temple", 64), picture("poppies", 64), weights)
+    image = picture("temple", 64)
+    before = losses_of(image)
+    assert before["style"].item() == pytest.approx(
+        sum(before[name].item() for name in nst.STYLE_LAYERS) / 5
+    )
+    weights.layers.update(dict.fromkeys(nst.STYLE_LAYERS, 0.0), relu3_1=2.0)
+    after = losses_of(image)
+    assert after["style"].item() == pytest.approx(2 * before["relu3_1"].item())
+    for name in nst.STYLE_LAYERS:
+        assert after[name] == before[name]

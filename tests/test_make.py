@@ -1,4 +1,7 @@
-"""The two commands: they install once, say what a machine lacks, and open no door to others."""
+"""`make` installs once and says what a machine lacks; JupyterLab is closed to others.
+
+About five seconds, four of them for starting JupyterLab.
+"""
 
 import json
 import os
@@ -40,7 +43,6 @@ def fake_python(folder, script):
     return f"PYTHON={path}"
 
 
-@pytest.mark.parametrize("target", ["lab", "test"])
 @pytest.mark.parametrize(
     ("script", "message"),
     [
@@ -52,8 +54,8 @@ def fake_python(folder, script):
         ('case "$2" in *ensurepip*) exit 1;; esac', "sudo apt install python3-venv"),
     ],
 )
-def test_one_clear_line_about_what_is_missing(make, tmp_path, target, script, message):
-    run = make(target, fake_python(tmp_path, script))
+def test_one_clear_line_about_what_is_missing(make, tmp_path, script, message):
+    run = make("lab", fake_python(tmp_path, script))
     assert run.returncode != 0
     said = [line for line in run.stderr.splitlines() if not line.startswith("make: ***")]
     assert len(said) == 1
@@ -61,7 +63,7 @@ def test_one_clear_line_about_what_is_missing(make, tmp_path, target, script, me
     assert not (tmp_path / ".venv").exists()
 
 
-@pytest.mark.parametrize("target", ["lab", "test"])
+@pytest.mark.parametrize("target", ["lab", "check", "test"])
 def test_it_installs_once_and_again_for_new_dependencies(make, tmp_path, target):
     assert "pip install" in make("-n", target).stdout
     (tmp_path / ".venv").mkdir()
@@ -79,9 +81,9 @@ def test_lab_passes_its_arguments_on(make):
     assert run.stdout.rstrip().endswith("--no-browser --port 8899")
 
 
-def ask(url, **options):
+def ask(url):
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, **options), timeout=60) as reply:
+        with urllib.request.urlopen(url, timeout=60) as reply:
             return reply.status, reply.read()
     except urllib.error.HTTPError as error:
         return error.code, b""
@@ -126,20 +128,9 @@ def test_lab_keeps_its_token_and_listens_on_this_machine_only(lab):
     status, contents = ask(f"{address}/api/contents?token={token}")
     assert status == 200
     assert "notebooks" in [entry["name"] for entry in json.loads(contents)["content"]]
-    header = {"Authorization": f"token {token}"}
-    assert ask(f"{address}/api/kernels", data=b"{}", headers=header, method="POST")[0] == 201
-    server, listening = psutil.Process(process.pid), []
-    for _ in range(600):  # two minutes: the first kernel of the day, on a busy machine, is slow
-        listening = []
-        for member in server.children(recursive=True):
-            with suppress(psutil.NoSuchProcess):  # JupyterLab's helpers come and go
-                listening += [
-                    connection.laddr.ip
-                    for connection in member.net_connections()
-                    if connection.status == psutil.CONN_LISTEN
-                ]
-        if len(listening) > 2:  # the kernel's, too
-            break
-        time.sleep(0.2)
-    assert len(listening) > 2
-    assert set(listening) <= {"127.0.0.1", "::1"}
+    listening = set()
+    for member in psutil.Process(process.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # JupyterLab's helpers come and go
+            connections = member.net_connections()
+            listening |= {c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN}
+    assert listening == {"127.0.0.1"}

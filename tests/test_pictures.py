@@ -39,9 +39,11 @@ def test_round_trip_is_exact(temple):
     assert torch.equal(nst.load_image(nst.to_pil(temple)), temple.mul(255).round() / 255)
 
 
-def test_to_pil_clamps():
-    assert nst.to_pil(torch.full((1, 3, 2, 2), 1.7)).getpixel((0, 0)) == (255, 255, 255)
-    assert nst.to_pil(torch.full((1, 3, 2, 2), -1.0)).getpixel((0, 0)) == (0, 0, 0)
+def test_to_pil_clamps_a_few_stray_values(temple):
+    stray = temple.clone()
+    stray[..., 0, 0], stray[..., 0, 1] = 1.7, -1.0
+    picture = nst.to_pil(stray)
+    assert [picture.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (0, 0, 0)]
 
 
 def test_resize(temple):
@@ -69,7 +71,24 @@ def test_match_colors_of_grey_and_of_one_colour(temple):
         (grey, temple),
         (temple, grey),
         (temple, torch.full_like(temple, 0.3)),
+        (temple, torch.full((1, 3, 1, 1), 0.3)),
+        (torch.full((1, 3, 1, 1), 0.3), temple),
     ):
         matched = nst.match_colors(image, reference)
         assert matched.isfinite().all()
         assert torch.allclose(matched.mean((2, 3)), reference.mean((2, 3)), atol=0.05)
+
+
+def test_global_settings_of_torch_change_nothing(temple, starry_night):
+    def work():
+        matched = nst.match_colors(temple, starry_night)
+        return nst.resize(nst.load_image(nst.to_pil(matched), 64), 100)
+
+    expected = work()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"), torch.autocast("cpu", torch.float16):
+            result = work()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(result, expected)

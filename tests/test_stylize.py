@@ -1,568 +1,523 @@
-"""The loop: it paints, it obeys, and nothing that goes wrong loses the picture."""
+"""Painting: sizes, starts and weights, what each of them does, and inputs that once failed."""
 
-import base64
-import math
-import re
-import subprocess
-import sys
-import warnings
-from fractions import Fraction
-from itertools import pairwise
-from types import SimpleNamespace
+import json
+from copy import deepcopy
 
-import numpy as np
-import psutil
 import pytest
 import torch
-from jupyter_client.manager import start_new_kernel
-from torch.nn.functional import avg_pool2d, interpolate
+from torch.nn.functional import avg_pool2d, interpolate, pad
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import nst_helpers as nst
 
-
-@pytest.fixture(scope="module")
-def avg_vgg():
-    return nst.load_vgg19(pooling="avg")
+aten = torch.ops.aten
 
 
 @pytest.fixture
 def paint(temple, starry_night, avg_vgg):
-    def run(content=temple, style=starry_night, vgg=avg_vgg, sizes=64, steps=12, **options):
+    def run(content=temple, style=starry_night, vgg=avg_vgg, sizes=48, steps=6, **options):
         return nst.stylize(content, style, vgg=vgg, sizes=sizes, steps=steps, **options)
 
     return run
 
 
-def recomputed(vgg, step, content, style, weights, boost=1.0):
-    """The losses of a step once more, from its picture alone and the paper's sums."""
-    x, p, a = (
-        vgg(picture, nst.STYLE_LAYERS + nst.CONTENT_LAYERS)
-        for picture in (step.image, nst.resize(content, step.size), nst.resize(style, step.size))
-    )
-    F, P = x["relu4_2"], p["relu4_2"]
-    losses = {"content": (0.5 * (F - P).square().sum() / F.numel()).item(), "style": 0.0}
-    for name in nst.STYLE_LAYERS:
-        F, S = x[name][0].flatten(1).double(), a[name][0].flatten(1).double()
-        difference = F @ F.T / F.shape[1] - S @ S.T / S.shape[1]
-        E = difference.square().sum().item() / (4 * F.shape[0] ** 2)
-        losses["style"] += weights.layers[name] * E
-    total = boost * weights.content * losses["content"] + weights.style * losses["style"]
-    return {**losses, "total": total}
+def last(run):
+    """Return the last step, which has the finished picture."""
+    return list(run)[-1]
 
 
-def test_steps_count_and_pictures_are_pictures(paint):
-    steps = list(paint(sizes=(48, 64), steps=(3, 4)))
+# ------------------------------------------------------------------------------------ steps
+
+
+def test_steps_are_counted_over_all_sizes(paint):
+    steps = list(paint(sizes=(32, 64), steps=(4, 3)))
     assert [step.index for step in steps] == list(range(1, 8))
+    assert [step.size for step in steps] == [32] * 4 + [64] * 3
     assert {step.total for step in steps} == {7}
-    assert [step.size for step in steps] == [48] * 3 + [64] * 4
+    done = [step.done for step in steps]  # the share of the pixels that are computed
+    assert done == pytest.approx([1 / 16, 2 / 16, 3 / 16, 4 / 16, 8 / 16, 12 / 16, 1])
     for step in steps:
         assert max(step.image.shape[-2:]) == step.size
         assert 0 <= step.image.min() <= step.image.max() <= 1
-        assert not step.image.requires_grad
-        assert step.note == ""
-        assert 0 < step.done <= 1
-        assert set(step.losses) == {"content", "style", "tv", "total"}
+        assert (step.image.device.type, step.image.dtype) == ("cpu", torch.float32)
+        assert set(step.losses) == {"content", "style", "tv", "total", *nst.STYLE_LAYERS}
 
 
-def test_done_is_the_share_of_the_pixels_computed(paint):
-    done = [step.done for step in paint(sizes=(32, 64), steps=(4, 3))]
-    assert done == pytest.approx([1 / 16, 2 / 16, 3 / 16, 4 / 16, 8 / 16, 12 / 16, 1])
+def test_the_total_is_eq_7_and_coarse_sizes_count_the_content_more(paint):
+    weights = nst.Weights(content=2.0, style=30.0, tv=5.0)
+    weights.layers["relu3_1"] = 0.9
+    for step in paint(weights=weights, sizes=(32, 48, 64), steps=1, coarse_content=3.0):
+        boost = {32: 9.0, 48: 3.0, 64: 1.0}[step.size]
+        found = step.losses
+        style = sum(weights.layers[name] * found[name] for name in nst.STYLE_LAYERS)
+        assert found["style"] == pytest.approx(style)
+        total = 2 * boost * found["content"] + 30 * found["style"] + 5 * found["tv"]
+        assert found["total"] == pytest.approx(total)
 
 
-@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
-def test_the_loss_falls(paint, optimizer):
-    totals = [step.losses["total"] for step in paint(optimizer=optimizer, steps=40)]
-    assert totals[-1] < 0.1 * totals[0]
+def test_a_size_that_ends_early_is_followed_by_the_next(paint):
+    """The photograph is its own best picture, so nothing changes after some steps."""
+    steps = list(paint(weights=nst.Weights(style=0.0), init="content", sizes=(32, 48), steps=50))
+    assert 0 < sum(step.size == 32 for step in steps) < 50
+    first = next(step for step in steps if step.size == 48)
+    assert first.index == 51
+    assert steps[-1].total == 100
 
 
-def test_losses_belong_to_the_picture(paint, avg_vgg, temple, starry_night):
-    weights = nst.Weights(content=2.0, style=500.0)
-    steps = list(paint(weights=weights, sizes=(48, 64), steps=(4, 6), coarse_content=3.0))
-    for step, boost in ((steps[3], 3.0), (steps[-1], 1.0)):
-        expected = recomputed(avg_vgg, step, temple, starry_night, weights, boost)
-        for name, value in expected.items():
-            assert step.losses[name] == pytest.approx(value, rel=1e-3), name
+def test_the_same_call_gives_the_same_picture_to_the_bit(paint):
+    one, other = (last(paint(sizes=(32, 48), steps=12, init="noise", seed=3)) for _ in range(2))
+    assert torch.equal(one.image, other.image)
+    assert one.losses == other.losses
+
+
+# ------------------------------------------------------------------------------------ starts
 
 
 def test_starts(paint, temple, starry_night):
-    def first(init):
-        return next(paint(init=init)).image
+    def first(init, **options):
+        return next(paint(init=init, **options)).image
 
-    content, style = nst.resize(temple, 64), nst.resize(starry_night, 64)
-    assert torch.allclose(first("content"), content, atol=1e-5)
-    assert first("style").shape == content.shape  # stretched to the shape of the content
-    assert torch.allclose(first("matched"), nst.match_colors(content, style), atol=1e-5)
-    assert torch.allclose(first(content.flip(3)), content.flip(3), atol=1e-5)
-    assert torch.equal(first("noise"), first("noise"))
-    assert 0.03 < first("noise").std() < 0.3
-
-
-def test_the_seed_decides_and_the_global_one_is_left_alone(paint):
-    state = torch.get_rng_state()
-    one, other = (next(paint(init="noise", seed=seed)).image for seed in (1, 2))
-    assert not torch.equal(one, other)
-    assert torch.equal(torch.get_rng_state(), state)
+    content, style = nst.resize(temple, 48), nst.resize(starry_night, 48)
+    assert torch.allclose(first("content"), content, atol=1e-6)
+    assert torch.allclose(first("matched"), nst.match_colors(content, style), atol=1e-6)
+    assert torch.allclose(first("style"), nst.resize(style, content.shape[-2:]), atol=1e-6)
+    assert torch.allclose(first(temple.flip(3)), nst.resize(temple.flip(3), 48), atol=1e-6)
+    noise = first("noise")
+    assert torch.equal(noise, first("noise"))
+    assert not torch.equal(noise, first("noise", seed=1))
+    assert noise.mean() == pytest.approx(0.5, abs=0.01)
+    assert noise.std() == pytest.approx(nst.NOISE, rel=0.05)
 
 
-def test_same_seed_same_picture(paint):
-    runs = [list(paint(init="noise", seed=3, steps=6))[-1].image for _ in range(2)]
-    assert torch.equal(*runs)
+def test_an_enlarged_picture_gets_the_detail_of_the_photograph(paint, temple):
+    nothing = nst.Weights(content=0.0, style=0.0)
+    step = last(paint(weights=nothing, init="content", sizes=(32, 64), steps=1))
+    assert (step.image - nst.resize(temple, 64)).abs().mean() < 0.01
+    blurred = interpolate(nst.resize(temple, 32), step.image.shape[-2:], mode="bicubic")
+    assert (blurred - nst.resize(temple, 64)).abs().mean() > 0.02
+    step = last(paint(weights=nothing, init=temple.flip(3), sizes=(32, 64), steps=1))
+    expected = nst.resize(nst.resize(temple.flip(3), 32), step.image.shape[-2:])
+    assert (step.image - expected).abs().mean() < 1e-3  # not if it began with another picture
+
+
+# ----------------------------------------------------------------------------------- weights
+
+
+def test_the_loss_falls(paint):
+    totals = [step.losses["total"] for step in paint(steps=30)]
+    assert totals[-1] < 0.2 * totals[0]
+
+
+def test_content_alone_brings_the_photograph_back(paint, temple):
+    steps = list(paint(init="noise", weights=nst.Weights(style=0.0), steps=40))
+    assert steps[-1].losses["content"] < 0.2 * steps[0].losses["content"]
+
+
+def test_total_variation_smooths(paint):
+    rough, smooth = (last(paint(weights=nst.Weights(tv=tv), steps=12)) for tv in (0, 300))
+    assert smooth.losses["tv"] < 0.5 * rough.losses["tv"]
 
 
 def test_weights_act_on_the_next_step(paint):
     weights = nst.Weights()
-    run = paint(weights=weights, steps=30)
-    before = [next(run) for _ in range(10)][-1]
+    run = paint(weights=weights, steps=36)
+    before = [next(run) for _ in range(12)][-1]
     weights.style = 0.0  # from now on only the content counts
     after = list(run)
     assert after[0].losses["total"] == pytest.approx(after[0].losses["content"])
-    assert after[-1].losses["content"] < 0.5 * before.losses["content"]
+    assert after[-1].losses["content"] < 0.6 * before.losses["content"]
     assert after[-1].losses["style"] > before.losses["style"]
 
 
-def test_layer_weights_act_too(paint):
+def test_layer_weights_act_on_the_next_step_and_are_checked(paint):
     weights = nst.Weights(content=0.0)
-    run = paint(weights=weights, steps=4)
-    first, _ = next(run), next(run)
-    weights.layers = {"relu1_1": 1.0, "relu3_2": 0.0, "conv2_2": 1e-4}  # one of them new
-    third = next(run)
-    assert third.losses["style"] != pytest.approx(first.losses["style"], rel=0.5)
-    weights.layers["relu1_1"] = -1.0  # past the check at assignment
-    with pytest.raises(ValueError, match=r"weight layers.* must be a number from 0"):
+    run = paint(weights=weights)
+    first = next(run)
+    weights.layers.update(dict.fromkeys(nst.STYLE_LAYERS, 0.0), relu3_1=0.5)
+    second = next(run)
+    assert second.losses["total"] == pytest.approx(0.5 * weights.style * second.losses["relu3_1"])
+    assert second.losses["style"] != pytest.approx(first.losses["style"], rel=0.1)
+    weights.layers["relu3_1"] = -1.0
+    with pytest.raises(ValueError, match="not negative: relu3_1"):
         next(run)
 
 
-@pytest.mark.parametrize("layers", [nst.STYLE_LAYERS[:1], nst.STYLE_LAYERS])
-def test_faint_noise_does_not_make_lbfgs_leap(paint, avg_vgg, starry_night, layers):
-    """The paper's network and ratios: there the first steps used to explode."""
-    vgg = nst.normalize_activations(avg_vgg, [starry_night])
-    weights = nst.Weights(content=1e-3, style=1.0, layers=dict.fromkeys(layers, 1 / len(layers)))
-    steps = list(paint(vgg=vgg, weights=weights, init="noise", steps=30, coarse_content=1.0))
-    assert not any(step.note for step in steps)
-    moves = [(after.image - before.image).abs().mean() for before, after in pairwise(steps)]
-    assert max(moves) <= 1.01 * nst.LONGEST_MOVE
-    assert steps[-1].losses["total"] < 0.5 * steps[0].losses["total"]
+def test_only_the_layers_that_are_asked_for(paint):
+    step = next(paint(weights=nst.Weights(layers={"conv2_2": 1.0}), content_layers=["relu3_1"]))
+    assert set(step.losses) == {"content", "style", "tv", "total", "conv2_2"}
+    assert step.losses["style"] == step.losses["conv2_2"]
 
 
-def test_content_alone_returns_to_the_photograph(paint, temple):
-    last = list(paint(init="noise", weights=nst.Weights(style=0.0), steps=60))[-1]
-    start = next(paint(init="noise", weights=nst.Weights(style=0.0)))
-    assert last.losses["content"] < 0.05 * start.losses["content"]
+# ---------------------------------------------------- what relative losses are for (DESIGN 3)
 
 
-def test_total_variation_smooths(paint):
-    rough, smooth = (list(paint(weights=nst.Weights(tv=tv)))[-1].losses["tv"] for tv in (0, 1e9))
-    assert smooth < 0.5 * rough
+def shares(vgg, content, style):
+    """Return the share of each layer in the style loss of the photograph as it is."""
+    losses = nst.relative_losses(vgg, content, style, nst.Weights())(content)
+    terms = {name: w * losses[name].item() for name, w in nst.Weights().layers.items()}
+    return {name: term / losses["style"].item() for name, term in terms.items()}
 
 
-@pytest.mark.parametrize("field", ["content", "style", "tv"])
-@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf, "5", None, [1.0], 1j])
-def test_weights_are_checked_where_they_are_set(field, value):
-    with pytest.raises(ValueError, match=f"weight {field} must be a number from 0 to 1e"):
-        nst.Weights(**{field: value})
-    weights = nst.Weights()
-    with pytest.raises(ValueError, match=f"weight {field} must be a number from 0 to 1e"):
-        setattr(weights, field, value)
-    with pytest.raises(ValueError, match=r"weight layers\['relu1_1'\] must be a number from 0"):
-        weights.layers = {"relu1_1": value}
-    assert weights == nst.Weights()  # what was refused is not half stored
+def test_every_layer_counts_at_the_start(avg_vgg, picture, root):
+    """The pairs of the gallery; with absolute losses and w_l = 1/N², relu5_1 had 0.005 %.
 
-
-def test_layers_of_weights_are_checked():
-    weights = nst.Weights()
-    for wrong in ({"relu9_9": 1.0}, {}, {None: 1.0}):
-        with pytest.raises(ValueError, match=r"(unknown or|layers has) no .*conv1_1, relu1_1"):
-            weights.layers = wrong
-    for wrong in (["relu1_1"], "relu1_1", None, 5.0):
-        with pytest.raises(ValueError, match="layers must be a dict"):
-            weights.layers = wrong
-    with pytest.raises(AttributeError, match="no weight 'stlye'; there are content, style, tv"):
-        weights.stlye = 500.0
-
-
-def test_numbers_of_any_kind_are_weights():
-    for one in (1, True, np.float32(1), np.int64(1), Fraction(1)):
-        assert nst.Weights(content=one).content == 1
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"content": torch.zeros(3, 64, 64)}, r"content must be a tensor \(1, 3, H, W\)"),
-        ({"style": "starry_night.jpg"}, r"style must be a tensor .* got starry_night.jpg"),
-        ({"style": torch.full((1, 3, 32, 32), torch.nan)}, "style must hold finite"),
-        ({"init": "photo"}, "init must be a picture or one of matched, content, style, noise"),
-        ({"init": torch.zeros(1, 1, 8, 8)}, "init must be a tensor"),
-        ({"init": None}, "init must be a picture or one of"),
-        ({"init": np.zeros((8, 8, 3))}, r"init must be a picture.* not ndarray \(8, 8, 3\)"),
-        ({"sizes": ()}, "must go in pairs, at least one"),
-        ({"sizes": (64, 96), "steps": (5,)}, "must go in pairs"),
-        ({"steps": 0}, "each of steps must be a whole number, 1 or more"),
-        ({"steps": 2.5}, "each of steps must be a whole number"),
-        ({"steps": "10"}, "each of steps must be a whole number"),
-        ({"sizes": -64}, "each of sizes.* must be a whole number, 1 or more"),
-        ({"sizes": (64, 64.5)}, "each of sizes.* must be a whole number"),
-        ({"sizes": "64"}, "each of sizes.* must be a whole number"),
-        ({"sizes": None}, "each of sizes.* must be a whole number"),
-        (
-            {"sizes": 20},
-            r"content is too.* side has 13 px.*relu5_1.*needs 16 px; .* of 24 px would",
-        ),
-        ({"style": torch.rand(1, 3, 3, 64)}, "style is too small: its short side has 3 px"),
-        ({"content": torch.zeros(1, 3, 1, 1), "sizes": 8}, "too small"),
-        ({"content": torch.rand(1, 3, 1, 5000)}, "of 80,000 px would do, or a crop less narrow"),
-        ({"content_layers": ["relu4_9"]}, "unknown or no layer.*relu4_9.*relu1_1"),
-        ({"content_layers": []}, "unknown or no layer"),
-        ({"content_layers": None}, "unknown or no layer"),
-        ({"content_layers": "relu4_2"}, r'a list or a tuple of names: \["relu4_2"\]'),
-        ({"optimizer": "sgd"}, "lbfgs"),
-        ({"optimizer": None}, "lbfgs"),
-        ({"lr": 0.0}, "lr must be a number"),
-        ({"lr": math.nan}, "lr must be a number"),
-        ({"lr": "1"}, "lr must be a number"),
-        ({"lr": 1e300}, "lr must be a number"),
-        ({"coarse_content": -1.0}, "coarse_content must be a number from 0 to 1e"),
-        ({"coarse_content": math.inf}, "coarse_content must be a number"),
-        ({"tolerance": -1.0}, "tolerance .* must be a number from 0 to 1"),
-        ({"tolerance": math.nan}, "tolerance .* must be"),
-        ({"seed": 0.5}, "seed must be a whole number"),
-        ({"seed": -1}, "seed must be a whole number, 0 or more"),
-        ({"seed": 2**64}, "seed must be a whole number"),
-        ({"weights": {"style": 1.0}}, r"weights must be made by nst.Weights\(...\), not dict"),
-        ({"vgg": "oxford"}, "vgg must be made by nst.load_vgg19, not oxford"),
-        ({"vgg": torch.nn.Identity()}, "vgg must be made by nst.load_vgg19, not Identity"),
-    ],
-)
-def test_bad_arguments_are_refused_at_the_call(paint, options, message):
-    with pytest.raises(ValueError, match=message):
-        paint(**options)  # not even the first step is asked for
-
-
-def test_arguments_of_unusual_types_that_make_sense(paint, temple):
-    """numpy's numbers, a fraction, True; a start that somebody else wants gradients of."""
-    options = {"sizes": np.int64(48), "steps": np.int64(2), "seed": np.int64(3), "lr": True}
-    assert len(list(paint(**options, init="noise"))) == 2
-    assert len(list(paint(steps=(2,), sizes=[48], lr=Fraction(1, 2), optimizer="adam"))) == 2
-    assert len(list(paint(init=temple.clone().requires_grad_(), steps=2))) == 2
-    with torch.inference_mode():
-        made_there = temple * 1.0
-        with pytest.raises(ValueError, match=r"leave torch\.inference_mode"):
-            paint()
-    assert len(list(paint(content=made_there, init=made_there, steps=2))) == 2
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"size": 48}, "a recipe has no 'size'; it may have .*sizes"),
-        ({"content": None}, "recipe must name a file as content, not NoneType"),
-        ({"style": ["a", "b"]}, "recipe must name a file as style, not list"),
-        ({"content": "no-such"}, r"no-such\.jpg does not exist"),
-        ({"weights": {"styel": 1}}, "weights has no 'styel'; it may have content, style, tv"),
-        ({"weights": None}, "weights must be a dict, not NoneType"),
-        ({"weights": {"style": "much"}}, "weight style must be a number"),
-        ({"layers": {"relu1_1": "2"}}, "factor of relu1_1 must be a number"),
-        ({"layers": {"relu1_1": -2}}, "factor of relu1_1 must be a number from 0"),
-        ({"layers": {"conv1_1": 2}}, "layers has no 'conv1_1'; it may have relu1_1"),
-        ({"layers": 3}, "layers must be a dict, not int"),
-    ],
-)
-def test_recipes_with_mistakes(root, avg_vgg, changes, message):
-    recipe = {"content": "temple", "style": "poppies", "title": "x", "sizes": 48, "vgg": avg_vgg}
-    nst.follow(recipe, root / "images")
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
-        nst.follow(recipe, root / "images", **changes)
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
-        nst.follow(recipe | changes, root / "images")
-    with pytest.raises(ValueError, match="a recipe must be a dict, not list"):
-        nst.follow([recipe], root / "images")
-
-
-@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
-def test_sizes_beyond_the_memory_are_refused_at_the_call(paint, optimizer):
-    message = r"content of 100,000 × 66,\d+ pixels needs about [\d,.]+ GB of memory, and [\d.]+ GB"
-    with pytest.raises(ValueError, match=message):
-        paint(sizes=(64, 100_000), optimizer=optimizer)
-
-
-def test_the_advised_size_is_accepted(paint, monkeypatch):
-    monkeypatch.setattr(nst, "_free_memory", lambda device: 20e6)  # a very small machine
-    with pytest.raises(ValueError, match="would fit") as raised:
-        paint(sizes=(64, 512))
-    size = int(re.search(r"long side of (\d+) px would fit", str(raised.value))[1])
-    assert 64 < size < 512
-    paint(sizes=(64, size))
-    with pytest.raises(ValueError, match="would fit"):
-        paint(sizes=(64, size + 4))
-    paint(sizes=(64, size + 4), optimizer="adam")  # which needs less
-    pair = {"content": torch.rand(1, 3, 20, 80), "style": torch.rand(1, 3, 80, 80)}
-    with pytest.raises(ValueError, match=r"style of 512 × 512 .* would fit") as raised:
-        paint(**pair, sizes=(64, 512))  # here the painting is what is large
-    paint(**pair, sizes=int(re.search(r"long side of (\d+) px would fit", str(raised.value))[1]))
-
-
-def test_what_an_earlier_painting_took_counts_as_free(paint, monkeypatch):
-    """The heap keeps it (for speed), so the system calls it taken."""
-
-    def alone():  # what other processes take meanwhile does not count here
-        return SimpleNamespace(available=8e9 - psutil.Process().memory_info().rss)
-
-    monkeypatch.setattr(nst.psutil, "virtual_memory", alone)
-    before = nst._free_memory(torch.device("cpu"))
-    list(paint(sizes=256, steps=2))
-    assert nst._free_memory(torch.device("cpu")) > before - 100e6
-
-
-LIMITED = """
-import resource, psutil, torch
-import nst_helpers as nst
-photo = nst.load_image("images/content/temple.jpg")
-style = nst.load_image("images/style/poppies.jpg")
-vgg = nst.load_vgg19(pooling="avg")
-run = nst.stylize(photo, style, vgg=vgg, sizes=(64, 256), steps=(3, 20))
-step = next(run)
-held = psutil.Process().memory_info().vms
-resource.setrlimit(resource.RLIMIT_AS, (held + 60_000_000, -1))
-try:
-    nst.stylize(photo, style, vgg=vgg, sizes=640)
-except ValueError as error:
-    print(error)
-try:
-    for step in run:
-        pass
-except (MemoryError, ValueError) as error:
-    print(type(error).__name__, error)
-print(step.index, step.image.isfinite().all().item())
-"""
-
-
-def test_a_process_with_little_memory_gets_sentences_and_keeps_its_picture(root):
-    pytest.importorskip("resource", reason="limits as on Linux")
-    run = subprocess.run([sys.executable, "-c", LIMITED], cwd=root, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    refused, stopped, kept = run.stdout.splitlines()
-    assert re.search(r"^content of 640 × 427 pixels needs about 1\.\d GB.* px would fit$", refused)
-    assert re.search(r"GB are free; a long|^MemoryError no memory for a step at 256 × 171", stopped)
-    assert kept == "3 True"
-
-
-def test_a_huge_learning_rate_still_gives_a_picture(paint):
-    with pytest.warns(RuntimeWarning, match="back to the best picture"):
-        steps = list(paint(optimizer="adam", lr=1e4, steps=30))
-    assert any(step.note for step in steps)
-    totals = [step.losses["total"] for step in steps]
-    assert totals[-1] <= totals[0]
-    assert max(totals) <= nst.EXPLODED * totals[0]
-    assert steps[-1].image.std() > 0.05  # neither black nor white
-
-
-def test_a_huge_learning_rate_with_lbfgs_gives_a_picture_or_an_error(paint):
-    steps = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        try:
-            steps.extend(iter(paint(lr=1e4, steps=30)))
-            advice = "none needed"
-        except RuntimeError as error:
-            advice = str(error)
-    assert advice == "none needed" or "lower the weights or lr" in advice
-    assert steps[-1].losses["total"] <= steps[0].losses["total"]
-    assert 0.05 < steps[-1].image.std() < 0.35
-
-
-class Flawed(torch.nn.Module):
-    """The real network, which returns NaN (or its gradient does) at chosen calls."""
-
-    def __init__(self, vgg, bad_calls, in_gradient=False):
-        super().__init__()
-        self.vgg, self.bad_calls, self.in_gradient, self.calls = vgg, bad_calls, in_gradient, 0
-        self.mean = vgg.mean
-
-    def forward(self, image, layers):
-        features = self.vgg(image, layers)
-        if image.requires_grad:
-            self.calls += 1
-            if self.calls in self.bad_calls:
-                for name, value in features.items():
-                    if self.in_gradient:
-                        value.register_hook(lambda gradient: gradient * math.nan)
-                    else:
-                        features[name] = value * math.nan
-        return features
-
-
-@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
-@pytest.mark.parametrize("in_gradient", [False, True])
-def test_nan_goes_back_to_the_best_picture(paint, avg_vgg, optimizer, in_gradient):
-    flawed = Flawed(avg_vgg, {6, 7}, in_gradient)
-    with pytest.warns(RuntimeWarning, match="back to the best picture"):
-        steps = list(paint(vgg=flawed, optimizer=optimizer, steps=20))
-    best = min(step.losses["total"] for step in steps[:5])
-    for step in steps[5:7]:
-        assert "back to the best picture" in step.note
-        assert step.losses["total"] == best
-    assert all(step.image.isfinite().all() for step in steps)
-    assert steps[-1].losses["total"] < best  # it went on
-
-
-def test_endless_nan_ends_with_an_error_and_the_last_picture(paint, avg_vgg):
-    steps = []
-    run = paint(vgg=Flawed(avg_vgg, range(4, 100)), steps=50)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        with pytest.raises(RuntimeError, match="gentler restarts; lower the weights"):
-            steps.extend(iter(run))
-    step = steps[-1]
-    assert step.image.isfinite().all()
-    assert math.isfinite(step.losses["total"])
-
-
-def test_nan_from_the_start_is_an_error(paint, avg_vgg):
-    with pytest.raises(RuntimeError, match="the loss became nan"):
-        list(paint(vgg=Flawed(avg_vgg, range(100))))
-
-
-def test_no_gradient_changes_nothing(paint):
-    nothing = nst.Weights(content=0.0, style=0.0)
-    steps = list(paint(weights=nothing, init="content", steps=30))
-    assert torch.equal(steps[0].image, steps[-1].image)
-    assert len(steps) == 11  # nothing moved in ten steps: no use in going on
-
-
-def test_a_size_ends_when_nothing_visible_changes(paint):
-    weights = nst.Weights(style=0.0)  # the photograph is its own best picture
-    run = paint(weights=weights, init="noise", sizes=(32, 48), steps=500, tolerance=4 / 255)
-    steps = list(run)
-    first = [step for step in steps if step.size == 32]
-    assert 11 < len(first) < 500
-    assert steps[-1].size == 48
-    moved = [(steps[i].image - steps[i - 10].image).abs().mean() for i in range(10, len(first))]
-    assert moved[-1] < 4 / 255 <= min(moved[:-1], default=1)
-    patient = paint(weights=weights, init="content", steps=30, tolerance=0)
-    assert len(list(patient)) == 30
-
-
-def test_an_enlarged_picture_gets_the_edges_of_the_photograph(paint, temple):
-    nothing = nst.Weights(content=0.0, style=0.0)
-    steps = list(paint(weights=nothing, init="content", sizes=(32, 64), steps=1))
-    assert (steps[-1].image - nst.resize(temple, 64)).abs().mean() < 0.01
-    blurred = interpolate(nst.resize(temple, 32), steps[-1].image.shape[-2:], mode="bicubic")
-    assert (blurred - nst.resize(temple, 64)).abs().mean() > 0.03
-
-
-def likeness(image, photograph):
-    """The correlation of two pictures' brightness, after a blur that removes strokes."""
-    pair = [avg_pool2d(p.mean(1), 3).flatten() for p in (image, photograph)]
-    return torch.corrcoef(torch.stack(pair))[0, 1].abs().item()
-
-
-def test_grey_content_gets_the_colours_of_the_painting(paint, temple, starry_night):
-    grey = temple.mean(1, keepdim=True).expand(-1, 3, -1, -1)
-    steps = list(paint(content=grey, steps=60))
-    totals, last = [step.losses["total"] for step in steps], steps[-1].image
-    assert totals[-1] < 0.2 * totals[0]
-    assert 0.05 < last.std() < 0.35  # neither black nor noise
-    assert likeness(last, nst.resize(grey, 64)) > 0.3
-    assert (last.mean((0, 2, 3)) - starry_night.mean((0, 2, 3))).abs().max() < 0.1
-
-
-def test_a_style_of_one_colour_is_refused(paint, temple):
-    with pytest.raises(ValueError, match="all of one colour"):
-        paint(style=torch.full_like(temple, 0.4))
-    with pytest.raises(ValueError, match="all of one colour"):
-        paint(style=torch.zeros(1, 3, 1, 1))
-
-
-def test_a_picture_of_ones_own_to_start_from_at_two_sizes(paint, temple):
-    nothing = nst.Weights(content=0.0, style=0.0)
-    steps = list(paint(weights=nothing, init=temple.flip(3), sizes=(32, 64), steps=1))
-    expected = nst.resize(nst.resize(temple.flip(3), 32), 64)[..., :42, :]
-    assert (steps[-1].image[..., :42, :] - expected).abs().mean() < 0.02
-
-
-def test_breaking_out_and_starting_again(paint):
-    for step in paint(steps=50):
-        if step.index == 3:
-            break
-    assert step.index == 3
-    again = next(paint(init=step.image))
-    assert torch.allclose(again.image, step.image, atol=1e-5)
-
-
-def test_the_callers_grad_mode_is_left_alone(paint):
-    with torch.no_grad():
-        run = paint(steps=5)
-        totals = [step.losses["total"] for step in run]
-        assert not torch.is_grad_enabled()
-    assert totals[-1] < totals[0]
-    assert torch.is_grad_enabled()
+    In ten of all 54 pairs of images/, relu2_1 has only 1.1 to 2 %; all else is above 3 %.
+    """
+    for recipe in json.loads((root / "images/recipes.json").read_text()).values():
+        found = shares(avg_vgg, picture(recipe["content"], 128), picture(recipe["style"], 128))
+        assert sum(found.values()) == pytest.approx(1, rel=1e-4)
+        assert min(found.values()) >= 0.02, (recipe["title"], found)
 
 
 @pytest.fixture(scope="module")
-def kernel(root):
-    """A real kernel in notebooks/; call it with code, get all messages it published."""
-    manager, client = start_new_kernel(kernel_name="python3", cwd=str(root / "notebooks"))
+def finished(avg_vgg, picture):
+    """Paint at 128 px with 40 steps; `off` is the layer that does not count."""
 
-    def execute(code, interrupt_after=None):
-        client.execute(code)
-        messages, seen = [], 0
-        while True:
-            message = client.get_iopub_msg(timeout=60)
-            messages.append(message)
-            if message["msg_type"] == interrupt_after:
-                seen += 1
-                if seen == 3:
-                    manager.interrupt_kernel()
-            state = message["content"].get("execution_state")
-            if message["msg_type"] == "status" and state == "idle":
-                return messages
+    def run(off=None, vgg=avg_vgg, size=128, **options):
+        weights = nst.Weights()
+        if off:
+            weights.layers[off] = 0.0
+        pair = picture("temple", size), picture("starry_night", size)
+        options |= {"weights": weights, "sizes": size, "steps": 40, "tolerance": 0}
+        return last(nst.stylize(*pair, vgg=vgg, **options))
 
-    yield execute
-    client.stop_channels()
-    manager.shutdown_kernel(now=True)
+    return run
 
 
-PAINT_FOR_EVER = """
-import nst_helpers as nst
-content = nst.load_image("../images/content/temple.jpg", 64)
-style = nst.load_image("../images/style/poppies.jpg", 64)
-run = nst.stylize(content, style, sizes=64, steps=100_000, tolerance=0)
-"""
+@pytest.fixture(scope="module")
+def usual(finished):
+    return finished()
 
 
-def contents(messages, kind):
-    return [message["content"] for message in messages if message["msg_type"] == kind]
+@pytest.mark.parametrize("name", nst.STYLE_LAYERS)
+def test_switching_a_layer_off_changes_the_picture(finished, usual, name):
+    """By more than four grey levels, and the loss of that layer ends higher.
+
+    The second part is the stricter one: beta 25.1 instead of 25 also moves the picture by five grey
+    levels (the strokes fall elsewhere), but no layer's loss by more than 3 %.
+    """
+    other = finished(off=name)
+    assert 255 * (other.image - usual.image).abs().mean() > 4
+    assert other.losses[name] > 1.25 * usual.losses[name]
 
 
-def test_interrupting_the_kernel_keeps_the_picture(kernel):
-    """As a student does it: the stop button, in a real kernel, in the middle of a loop."""
-    loop = "for step in run:\n    print(step.index, flush=True)"
-    messages = kernel(PAINT_FOR_EVER + loop, interrupt_after="stream")
-    assert [error["ename"] for error in contents(messages, "error")] == ["KeyboardInterrupt"]
-    messages = kernel("print(nst.to_pil(step.image).size, step.index >= 3)")
-    assert contents(messages, "stream")[0]["text"] == "(64, 43) True\n"
+def look(vgg, picture, size):
+    """Paint with the default weights: the content loss, and what is left of each style loss."""
+    pair = picture("temple", size), picture("starry_night", size)
+    steps = list(nst.stylize(*pair, vgg=vgg, sizes=size, steps=20, tolerance=0))
+    start, end = steps[0].losses, steps[-1].losses
+    return end["content"], {name: end[name] / start[name] for name in ("style", *nst.STYLE_LAYERS)}
 
 
-def test_watch_shows_the_picture_and_keeps_it_when_interrupted(kernel):
-    loop = "for step in nst.watch(run, 'a temple', every=0.1):\n    pass"
-    messages = kernel(PAINT_FOR_EVER + loop, interrupt_after="update_display_data")
-    assert [error["ename"] for error in contents(messages, "error")] == ["KeyboardInterrupt"]
-    line, figure = contents(messages, "display_data")  # made once, then renewed in place
-    assert "%, 64 px, about" in line["data"]["text/plain"]
-    assert figure["data"]["text/plain"] == "a temple"
-    assert figure["metadata"]["image/jpeg"] == {"alt": "a temple", "width": 512, "height": 344}
-    line, figure = contents(messages, "update_display_data")[-2:]
-    assert line["data"]["text/plain"].startswith("stopped after ")
-    assert nst.load_image(base64.b64decode(figure["data"]["image/jpeg"])).shape == (1, 3, 43, 64)
-    messages = kernel("print(step.image.shape[-1], step.index >= 2)")  # the third was on its way
-    assert contents(messages, "stream")[0]["text"] == "64 True\n"
+@pytest.fixture(scope="module")
+def usual_look(avg_vgg, picture):
+    return look(avg_vgg, picture, 128)
+
+
+def test_max_and_average_pooling_need_the_same_beta(vgg, picture, usual_look):
+    """As much content is lost, and each layer gains about as much.
+
+    With absolute losses, w_l = 1/N² and beta 500 the two content losses differ by a factor of 1.18,
+    and what is left of relu1_1 and relu2_1 by 2.0 and 2.4.
+    """
+    (content, left), (usual_content, usual) = look(vgg, picture, 128), usual_look
+    assert 1 / 1.12 < content / usual_content < 1.12
+    for name in left:
+        assert 1 / 1.8 < left[name] / usual[name] < 1.8, name
+
+
+def test_two_sizes_need_the_same_beta(avg_vgg, picture, usual_look):
+    """The larger picture has more room for the style; the balance with the content is the same."""
+    (content, left), (usual_content, usual) = look(avg_vgg, picture, 256), usual_look
+    assert 1 / 1.12 < content / usual_content < 1.12
+    assert 1 / 1.6 < left["style"] / usual["style"] < 1.6
+    for name in left:
+        assert 1 / 3.5 < left[name] / usual[name] < 1.8, name
+
+
+@pytest.mark.parametrize("depth", [1, 5])
+def test_two_cells_of_the_papers_matrix(avg_vgg, temple, starry_night, depth):
+    """White noise, the normalised network, w_l = 1/depth, and eqs 1, 4, 5 and 7.
+
+    The ratios are for our mean in eq 1; for the paper's sum they are smaller.
+    """
+    content, style = nst.resize(temple, 48), nst.resize(starry_night, 48)
+    vgg = nst.normalize_activations(avg_vgg, [content, style])
+    layers = nst.STYLE_LAYERS[:depth]
+    P = vgg(content, ["relu4_2"])["relu4_2"]
+    A = {name: nst.gram_matrix(F) for name, F in vgg(style, layers).items()}
+
+    def losses_of(image):
+        F = vgg(image, [*layers, "relu4_2"])
+        E = [nst.style_loss(F[name], A[name]) / depth for name in layers]
+        return {"content": nst.content_loss(F["relu4_2"], P), "style": sum(E)}
+
+    start = next(nst.stylize(content, style, vgg=vgg, init="noise", sizes=48, steps=1)).image
+    ends = {}
+    for ratio in (1e-4, 1.0):
+        factors = {"content": ratio, "style": 1.0}
+        steps = list(nst.optimize(start, losses_of, lambda f=factors: f, steps=30, tolerance=0))
+        ends[ratio] = steps[-1].losses
+        assert ends[ratio]["total"] < 0.5 * steps[0].losses["total"]
+    assert ends[1.0]["content"] < 0.8 * ends[1e-4]["content"]
+
+
+# ------------------------------------------------------- number formats and modes of torch
+
+
+def test_bfloat16_paints_the_same_picture(paint, avg_vgg, temple, starry_night):
+    """Both are judged by the float32 network; on some machines one of the two is slow."""
+    pair = nst.resize(temple, 64), nst.resize(starry_night, 64)
+    losses_of = nst.relative_losses(avg_vgg, *pair, weights := nst.Weights())
+    totals = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        step = last(paint(dtype=dtype, sizes=64, steps=30, tolerance=0))
+        assert step.dtype == dtype
+        losses = losses_of(step.image)
+        totals[dtype] = sum(f * losses[name].item() for name, f in weights.factors().items())
+        start = losses_of(nst.match_colors(*pair))["style"].item() * weights.style
+        assert totals[dtype] < 0.3 * start
+    assert totals[torch.bfloat16] == pytest.approx(totals[torch.float32], rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ({}, torch.float32),
+        ({"avx2": True, "avx512": True, "avx512_bf16": False, "amx_tile": False}, torch.float32),
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": True}, torch.bfloat16),
+    ],
+)
+def test_the_default_is_bfloat16_only_where_the_processor_has_it(
+    paint, monkeypatch, capabilities, expected
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert next(paint(steps=1)).dtype == expected
+    for dtype in (torch.float32, torch.bfloat16):
+        assert next(paint(steps=1, dtype=dtype)).dtype == dtype
+
+
+def test_an_old_torch_that_cannot_tell_uses_float32(paint, monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert next(paint(steps=1)).dtype == torch.float32
+
+
+def test_the_callers_autocast_does_not_reach_the_painting(paint):
+    """Cases, row 4: in float16 the losses overflow."""
+    expected = last(paint(sizes=(32, 48), steps=4))
+    with torch.autocast("cpu", torch.float16):
+        step = last(paint(sizes=(32, 48), steps=4))
+    assert torch.equal(step.image, expected.image)
+    assert step.losses == expected.losses
+
+
+@pytest.mark.parametrize("init", ["matched", "noise"])
+def test_global_defaults_of_torch_do_not_reach_the_painting(paint, init):
+    """Cases, row 5: nothing is made in the default dtype or on the default device.
+
+    The device "meta" holds no numbers, so a tensor that is made there cannot go unnoticed.
+    """
+    expected = last(paint(sizes=(32, 48), steps=4, init=init))
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    try:
+        vgg = nst.load_vgg19(pooling="avg")
+        step = last(paint(vgg=vgg, sizes=(32, 48), steps=4, init=init))
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(step.image, expected.image)
+
+
+def test_pictures_of_other_dtypes(paint, temple, starry_night):
+    expected = last(paint(init=temple)).image
+    mixed = {"content": temple.double(), "style": starry_night.double(), "init": temple.double()}
+    for name in (*mixed, None):
+        step = last(paint(**{k: mixed[k] for k in ([name] if name else mixed)} | {"init": temple}))
+        assert step.image.dtype == torch.float32
+        assert (step.image - expected).abs().mean() < 0.02
+
+
+def test_grad_and_inference_modes_of_the_caller(paint, temple):
+    expected = last(paint()).image
+    with torch.no_grad():
+        assert torch.equal(last(paint()).image, expected)
+        assert not torch.is_grad_enabled()
+    with torch.inference_mode():
+        made_there = temple.clone()
+    assert torch.equal(last(paint(content=made_there)).image, expected)
+    wanted = temple.clone().requires_grad_()  # somebody else's gradient
+    assert torch.equal(last(paint(content=wanted)).image, expected)
+    assert wanted.grad is None
+
+
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@cuda
+def test_pictures_on_a_gpu(temple, starry_night, avg_vgg):
+    """Cases, row 1: whatever lies where, the result is on the CPU."""
+    pair, network = (temple.cuda(), starry_night.cuda()), nst.load_vgg19(pooling="avg").cuda()
+    for vgg in (None, network, avg_vgg):
+        step = last(nst.stylize(*pair, vgg=vgg, sizes=(48, 64), steps=3))
+        assert step.image.device.type == "cpu"
+        step = last(nst.stylize(temple, pair[1], vgg=vgg, sizes=(48, 64), steps=3, init=pair[0]))
+        assert step.image.device.type == "cpu"
+    assert nst.match_colors(pair[0], starry_night).device.type == "cuda"
+    matched = nst.match_colors(pair[0], starry_night).cpu()
+    assert torch.allclose(matched, nst.match_colors(temple, starry_night), atol=1e-5)
+
+
+@cuda
+def test_a_gpu_as_the_default_device(temple, starry_night):
+    torch.set_default_device("cuda")
+    try:
+        vgg = nst.load_vgg19(pooling="avg")
+        assert vgg.mean.device.type == "cpu"
+        step = last(nst.stylize(temple, starry_night, sizes=48, steps=3, init="noise"))
+    finally:
+        torch.set_default_device(None)
+    assert step.image.device.type == "cpu"
+
+
+@cuda
+def test_a_gpu_never_waits_within_a_step(temple, starry_night):
+    run = nst.stylize(temple, starry_night, sizes=64, steps=20)
+    for _ in range(11):
+        next(run)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(8):
+            next(run)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations for which a GPU would wait: numbers that leave it or arrive there."""
+
+    COUNTED = (
+        aten._local_scalar_dense.default,  # item(), float(), bool() of a tensor
+        aten.nonzero.default,  # its size is known only when it is computed
+        aten.scalar_tensor.default,  # torch.where(condition, x, 0) copies the 0
+        aten.lift_fresh.default,  # torch.tensor(...), and x[[2, 1, 0]] copies the list
+    )
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.all = [], 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.all += 1
+        self.seen += [str(function)] * (function in self.COUNTED)
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_step_makes_no_gpu_wait(paint):
+    """Except for the targets in the first, and two numbers after every tenth: a failure, a move.
+
+    The second one is read when the step after it is asked for, if no weight has changed.
+    """
+    weights, seen = nst.Weights(tv=1.0), {}
+    run = paint(weights=weights, sizes=48, steps=40)
+    for index in range(1, 23):
+        if index == 15:
+            weights.style = 30.0
+        with Waits() as waits:
+            step = next(run)
+        assert step.index == index
+        assert waits.all > 100  # the mode saw the network
+        seen[index] = waits.seen
+    assert {index for index, waited in seen.items() if waited} == {1, 10, 11, 20}
+    for index in (10, 11, 20):
+        assert seen[index] == ["aten._local_scalar_dense.default"]
+
+
+# --------------------------------------------------------------------------- the reader's own
+
+
+def test_what_the_reader_does_to_a_step_changes_nothing(paint, temple, starry_night):
+    """Cases, row 3."""
+    untouched = list(paint(sizes=(32, 48), steps=4))
+    content, style = temple.clone(), starry_night.clone()
+    run = paint(content=content, style=style, sizes=(32, 48), steps=4)
+    for step, expected in zip(run, untouched, strict=True):
+        assert torch.equal(step.image, expected.image)
+        assert step.losses == expected.losses
+        for own in (step.image, content, style):
+            own.mul_(0)
+        step.losses.clear()
+
+
+def test_breaking_out_and_going_on(paint):
+    for step in paint(steps=50):
+        if step.index == 5:
+            break
+    again = next(paint(init=step.image))
+    assert torch.allclose(again.image, step.image, atol=1e-6)
+    assert again.losses["total"] == pytest.approx(step.losses["total"], rel=0.02)
+
+
+def test_a_network_that_overflows_for_two_steps(paint, avg_vgg):
+    """The best picture comes back, and the painting goes on from it."""
+
+    def overflow(layer, inputs, output):
+        calls.append(output.requires_grad)
+        return output * torch.inf if sum(calls) in (12, 13) else None
+
+    vgg, calls = deepcopy(avg_vgg), []
+    vgg.features[0].register_forward_hook(overflow)
+    steps = list(paint(vgg=vgg, steps=30, tolerance=0))
+    best = min((step.losses for step in steps[:11]), key=lambda losses: losses["total"])
+    assert steps[11].losses == steps[12].losses == best
+    assert all(step.image.isfinite().all() for step in steps)
+    assert steps[-1].losses["total"] < 0.9 * best["total"]
+
+
+# -------------------------------------------------------------------------------- the border
+
+
+def detail(image):
+    """Return how much each pixel differs from the mean of its neighbours."""
+    smooth = avg_pool2d(pad(image, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    return (image - smooth).abs().mean((0, 1))
+
+
+@pytest.mark.parametrize("size", [121, 127, 128, 171, 176])
+def test_the_right_and_lower_border_are_painted_like_the_others(avg_vgg, picture, size):
+    """Cases, row 2: fine detail in the outermost 4 px, against the same strip, painted flipped."""
+    content, style = picture("temple", size), picture("starry_night", size)
+    details = []
+    for photograph in (content, content.flip(2, 3)):
+        run = nst.stylize(photograph, style, vgg=avg_vgg, sizes=size, steps=20, tolerance=0)
+        details.append(detail(last(run).image))
+    one, other = details[0], details[1].flip(0, 1)
+    assert 0.85 < one[:, -4:].mean() / other[:, -4:].mean() < 1.2
+    assert 0.85 < one[-4:].mean() / other[-4:].mean() < 1.2
+
+
+# --------------------------------------------------------------------------------- watching
 
 
 def test_watch_passes_everything_on(paint, capsys):
     steps = list(nst.watch(paint(steps=4), "a temple", every=0))
     assert [step.index for step in steps] == [1, 2, 3, 4]
-    assert "done after 4 of 4 steps" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "25%, 48 px, about" in shown
+    assert "done after 4 of 4 steps" in shown
+    assert "a temple" in shown
     for step in nst.watch(paint(steps=9), "a temple"):
         if step.index == 2:
             break
     assert "stopped after 2 of 9 steps" in capsys.readouterr().out
+
+
+def test_watch_keeps_the_picture_when_it_is_interrupted(paint, capsys):
+    def interrupted():
+        yield from [step for step, _ in zip(paint(steps=9), range(3), strict=False)]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        last(nst.watch(interrupted(), "a temple"))
+    assert "stopped after 3 of 9 steps" in capsys.readouterr().out
