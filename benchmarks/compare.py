@@ -1,13 +1,13 @@
 """Compare this project with the command line of pastiche: speed, memory, and the picture.
 
-usage: python benchmarks/compare.py [--content FILE] [--style FILE] [--pooling max|avg] ...
+usage: python benchmarks/compare.py [--content FILE --style FILE] [--pooling max|avg]
 
 Both programs get the same two files, already at the size that is painted, the same weights, and
-minimise the same loss: relu4_2 and the five style layers of the paper, pastiche's default weights.
-Its 200 steps from the content picture are compared with our coarse to fine. Each run has a process
-of its own, one after the other. Prints Markdown and writes it to RESULTS.md, and the comparison to
-README.md, unless other pictures are asked for. Takes about 20 minutes on two cores; leave the
-machine alone.
+minimise the same loss, pastiche's own: relu4_2 and the five style layers of the paper, its default
+weights, zero padding. Its 200 steps from the content picture are compared with our coarse to fine.
+By default two pairs are measured and the tables are written to RESULTS.md and README.md. Each run
+has a process of its own, one after the other. Runs on the GPU if there is one. Takes about 25
+minutes on two cores; leave the machine alone.
 """
 
 import argparse
@@ -26,8 +26,9 @@ import nst_helpers as nst
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-PAINT = [sys.executable, str(HERE / "paint.py")]
+PAIRS = (("temple", "starry_night"), ("mountains", "village_street_auvers"))
 SIZES = (128, 256, 512, 1024)
+FORMATS = ("bfloat16", "float32")
 
 
 def run(command) -> tuple[str, float]:
@@ -49,6 +50,7 @@ def peer(folder: Path, size: int, steps: int, pooling: str) -> dict:
     command += ["--styles", folder / f"style_{size}.png", "--style-size", size]
     command += ["--seed", 0, "--info-step", 1, "--output", folder / "peer.png"]
     command += ["--workspace", folder, "--workspace-prefix", "peer_", "--workspace-step", 100]
+    command += ["--device", nst.best_device().type]
     output, memory = run(command)
     rows = [line.split() for line in output.splitlines()]
     rows = [row for row in rows if len(row) == 3 and row[0].isdigit()]
@@ -58,26 +60,16 @@ def peer(folder: Path, size: int, steps: int, pooling: str) -> dict:
     return {"start": start, "seconds": seconds, "losses": losses, "memory": memory}
 
 
-def ours(folder: Path, sizes, steps, pooling: str, **options) -> dict:
-    command = [*PAINT, folder, json.dumps([sizes, steps, pooling, options])]
-    output, memory = run(command)
+def ours(folder: Path, **options) -> dict:
+    output, memory = run([sys.executable, HERE / "paint.py", folder, json.dumps(options)])
     return {**json.loads(output), "memory": memory}
 
 
-def loss_of(folder: Path, picture: Path, size: int, pooling: str) -> float:
-    """The loss of a finished picture, as pastiche's own code computes it."""
-    content, style = str(folder / f"content_{size}.png"), str(folder / f"style_{size}.png")
-    options = {"pooling": pooling, "size": size, "style_size": size, "device": "cpu"}
-    return PasticheArtist(content, [style], init=str(picture), **options).loss
-
-
-def gram_distance(vgg, picture: Path, style: Path, size: int) -> float:
-    """The style loss of a picture with both pictures at `size`: small sizes see big strokes."""
-    layers = nst.Weights().layers
-    with torch.no_grad():
-        x, a = (vgg(nst.load_image(path, size), list(layers)) for path in (picture, style))
-        terms = [w * nst.style_loss(x[n], nst.gram_matrix(a[n])) for n, w in layers.items()]
-    return sum(terms).item()
+def saved_loss(folder: Path, picture: str, pooling: str) -> float:
+    """Return the loss of a finished picture at 512 px, as pastiche's own code computes it."""
+    content, style = str(folder / "content_512.png"), str(folder / "style_512.png")
+    options = {"pooling": pooling, "size": 512, "style_size": 512, "device": "cpu"}
+    return PasticheArtist(content, [style], init=str(folder / picture), **options).loss
 
 
 def table(*rows) -> str:
@@ -85,86 +77,75 @@ def table(*rows) -> str:
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:], ""])
 
 
-def compare(folder: Path, pooling: str) -> str:
-    size = 512
-    theirs = peer(folder, size, 200, pooling)
-    saved = [loss_of(folder, folder / f"peer_{steps}.png", size, pooling) for steps in (100, 200)]
-    goals = [theirs["losses"][100], theirs["losses"][200], *saved]
-    # The weights of pastiche's loss: 0.01 of the mean square, and 10/N² of that of the Gram matrix.
-    mine = ours(
-        folder,
-        (128, 256, 512),
-        (30, 20, 250),
-        pooling,
-        content=0.02,
-        coarse_content=2.0,
-        style=40.0,
-        goals=goals,
-        at_least=theirs["seconds"][100],
-    )
-    rows = [("", "pastiche", "this project", "ratio")]
+def per_step(found: dict, size: int) -> float:
+    """Return the seconds of a step at `size`, the first two left out."""
+    seconds = [s for s, x in zip(found["seconds"], found["sizes"], strict=True) if x == size][2:]
+    return (seconds[-1] - seconds[0]) / (len(seconds) - 1)
 
-    def row(name, theirs, mine, digits=2):
-        ratio = f"{mine / theirs:.2f}" if mine else "-"
-        mine = f"{mine:,.{digits}f}" if mine else "not reached"
-        rows.append((name, f"{theirs:,.{digits}f}", mine, ratio))
 
-    last = mine["seconds"][mine["sizes"].index(size) :]
-    per_step = (last[-1] - last[0]) / (len(last) - 1)
-    row("seconds per step at 512 px", theirs["seconds"][200] / 200, per_step)
-    for index, (goal, reached) in enumerate(zip(goals, mine["reached"], strict=True)):
-        steps, what = (100, 200)[index % 2], ("prints", "really saves")[index // 2]
-        name = f"seconds to the loss that pastiche {what} after {steps} steps, {goal:,.0f}"
-        row(name, theirs["seconds"][steps], reached, 0)
-    row("peak memory, GB", theirs["memory"], mine["memory"])
-    row("seconds to start", theirs["start"], mine["start"], 1)
-    vgg, seconds = nst.load_vgg19(pooling=pooling), theirs["seconds"][100]
-    pictures = folder / "peer_100.png", folder / "equal_seconds.png"
+def compare(folder: Path, pooling: str, formats) -> str:
+    """Time both programs to the losses that pastiche has after 100 and 200 steps at 512 px."""
+    theirs = peer(folder, 512, 200, pooling)
+    goals = [theirs["losses"][100], theirs["losses"][200]]
+    plan = {"sizes": SIZES[:3], "steps": (60, 40, 300), "pooling": pooling, "goals": goals}
+    mine = {dtype: ours(folder, dtype=dtype, **plan) for dtype in formats}
+    rows = [("", "pastiche", *(f"{dtype}" for dtype in formats), *(f"ratio, {x}" for x in formats))]
+
+    def row(name: str, value: float, values: list[float], digits: int = 1) -> None:
+        ratios = [f"{x / value:.2f}" for x in values]
+        rows.append((name, *(f"{x:,.{digits}f}" for x in (value, *values)), *ratios))
+
     row(
-        f"loss of the saved picture after {seconds:.0f} s",
-        *(loss_of(folder, picture, size, pooling) for picture in pictures),
-        0,
+        "seconds per step at 512 px",
+        (theirs["seconds"][200] - theirs["seconds"][1]) / 199,
+        [per_step(found, 512) for found in mine.values()],
+        2,
     )
-    style = folder / f"style_{size}.png"
-    for pixels in (512, 256, 128):
-        row(
-            f"Gram distance of that picture at {pixels} px",
-            *(gram_distance(vgg, picture, style, pixels) for picture in pictures),
-            0,
-        )
+    for index, steps in enumerate((100, 200)):
+        name = f"seconds to its loss after {steps} steps, {goals[index]:,.0f}"
+        row(name, theirs["seconds"][steps], [found["reached"][index] for found in mine.values()], 0)
+    row("peak memory, GB", theirs["memory"], [found["memory"] for found in mine.values()], 2)
+    row("seconds to start", theirs["start"], [found["start"] for found in mine.values()])
+    last = saved_loss(folder, "ours_512.png", pooling)
+    row("loss of the picture that is saved", saved_loss(folder, "peer.png", pooling), [last] * 2, 0)
     return table(*rows)
 
 
-def growth(folder: Path, pooling: str) -> str:
-    rows = [("long side", "s/step, pastiche", "s/step", "GB, pastiche", "GB")]
+def growth(folder: Path, formats) -> str:
+    """Measure a step and the memory of our defaults at each size, beside pastiche's."""
+    heads = [f"{unit}, {name}" for unit in ("s/step", "GB") for name in ("pastiche", *formats)]
+    rows = [("long side", *heads)]
     for size in SIZES:
-        steps = max(4, 4000 // size)
-        theirs, mine = peer(folder, size, steps, pooling), ours(folder, [size], [steps], pooling)
-        seconds = mine["seconds"]
-        rows.append(
-            (
-                f"{size} px",
-                f"{(theirs['seconds'][-1] - theirs['seconds'][1]) / (steps - 1):.2f}",
-                f"{(seconds[-1] - seconds[0]) / (steps - 1):.2f}",
-                f"{theirs['memory']:.2f}",
-                f"{mine['memory']:.2f}",
-            )
-        )
+        steps = max(5, 4000 // size)
+        theirs = peer(folder, size, steps, "avg")
+        plan = {"sizes": [size], "steps": [steps], "pooling": "avg"}
+        mine = [ours(folder, dtype=dtype, **plan) for dtype in formats]
+        seconds = [(theirs["seconds"][-1] - theirs["seconds"][2]) / (steps - 2)]
+        seconds += [per_step(found, size) for found in mine]
+        memory = [
+            found["gpu_memory"] or found["memory"] for found in (theirs | {"gpu_memory": 0}, *mine)
+        ]
+        cells = [f"{x:.3f}" for x in seconds] + [f"{x:.2f}" for x in memory]
+        rows.append((f"{size} px", *cells))
     return table(*rows)
 
 
-def whole(folder: Path) -> str:
-    rows = [("long side", "steps at each size", "minutes in all", "peak memory, GB")]
-    for steps in ([80, 40, 25], [80, 40, 25, 15]):
+def whole(folder: Path, formats) -> str:
+    """Measure whole paintings with the defaults."""
+    rows = [("long side", "steps at each size", "format", "seconds in all", "peak memory, GB")]
+    for steps in ((80, 40, 25), (80, 40, 25, 15)):
         sizes = SIZES[: len(steps)]
-        mine = ours(folder, sizes, steps, "avg", coarse_content=2.0)
-        minutes = (mine["start"] + mine["seconds"][-1]) / 60
         plan = ", ".join(f"{count} at {size} px" for size, count in zip(sizes, steps, strict=True))
-        rows.append((f"{sizes[-1]} px", plan, f"{minutes:.1f}", f"{mine['memory']:.2f}"))
+        for dtype in formats:
+            mine = ours(folder, sizes=sizes, steps=steps, pooling="avg", dtype=dtype)
+            seconds = f"{mine['start'] + mine['seconds'][-1]:.0f}"
+            rows.append((f"{sizes[-1]} px", plan, dtype, seconds, f"{mine['memory']:.2f}"))
     return table(*rows)
 
 
 def machine() -> str:
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}"
     name = platform.processor()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -174,42 +155,38 @@ def machine() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--content", type=Path, default=ROOT / "images/content/temple.jpg")
-    parser.add_argument("--style", type=Path, default=ROOT / "images/style/starry_night.jpg")
+    parser.add_argument("--content", type=Path, help="with --style: another pair, only printed")
+    parser.add_argument("--style", type=Path)
     parser.add_argument("--pooling", choices=("max", "avg"), default="max", help="pastiche: max")
-    parser.add_argument("--only", choices=("compare", "growth", "whole"), help="one part alone")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for kind in ("content", "style"):
-            for size in SIZES:
-                picture = nst.load_image(getattr(options, kind), size)
-                nst.to_pil(picture).save(folder / f"{kind}_{size}.png")
-        # The comparison last: a process counts what its parent holds when it starts, and only
-        # the comparison makes this one large.
-        parts = {
-            "growth": lambda: growth(folder, options.pooling),
-            "whole": lambda: whole(folder),
-            "compare": lambda: compare(folder, options.pooling),
-        }
-        tables = [
-            f"{options.content.stem} in the style of {options.style.stem}, {options.pooling} "
-            f"pooling; {machine()}.\n"
-        ]
-        print(*tables, sep="\n", flush=True)
-        for part, measure in parts.items():
-            if options.only in (None, part):
-                tables.append(measure())
-                print(tables[-1], flush=True)
-    asked = (options.content, options.style, options.pooling, options.only)
-    if asked == tuple(parser.get_default(key) for key in ("content", "style", "pooling", "only")):
-        text = "\n".join(tables)
-        (HERE / "RESULTS.md").write_text(
-            f"# Speed and memory, as `make bench` found them\n\n{text}"
-        )
+    default = nst.fast_copy(nst.load_vgg19().to(nst.best_device())).features[0].weight.dtype
+    formats = FORMATS if default == torch.bfloat16 else ("float32",)
+    images = ROOT / "images"
+    pairs = [(images / f"content/{c}.jpg", images / f"style/{s}.jpg") for c, s in PAIRS]
+    if options.content and options.style:
+        pairs = [(options.content, options.style)]
+    parts = {"machine": f"{machine()}. Default number format here: {formats[0]}.\n"}
+    print(parts["machine"], flush=True)
+    for index, pair in enumerate(pairs):
+        with tempfile.TemporaryDirectory() as name:
+            folder, title = Path(name), f"{pair[0].stem} in the style of {pair[1].stem}"
+            for kind, path in zip(("content", "style"), pair, strict=True):
+                for size in SIZES:
+                    picture = nst.load_image(path, size)
+                    nst.to_pil(picture).save(folder / f"{kind}_{size}.png")
+            if index == 0:
+                parts["growth"], parts["whole"] = growth(folder, formats), whole(folder, formats)
+                print(parts["growth"], parts["whole"], sep="\n", flush=True)
+            parts[title] = f"{title}, {options.pooling} pooling:\n\n"
+            parts[title] += compare(folder, options.pooling, formats)
+            print(parts[title], flush=True)
+    if len(pairs) > 1:
+        text = "\n".join(parts.values())
+        (HERE / "RESULTS.md").write_text(f"# Speed and memory, by `make bench`\n\n{text}")
         before, rest = (ROOT / "README.md").read_text().split("<!-- bench -->\n")[:2]
         after = rest.split("<!-- /bench -->\n")[1]
-        short = "\n".join([tables[0], tables[-1]])  # the comparison alone
+        first = next(value for key, value in parts.items() if " in the style of " in key)
+        short = f"{parts['machine']}\n{first}"
         (ROOT / "README.md").write_text(f"{before}<!-- bench -->\n{short}<!-- /bench -->\n{after}")
 
 

@@ -1,9 +1,8 @@
-"""One painting in a process of its own, for compare.py; prints when it was where, as JSON.
+"""One painting in a process of its own, for compare.py; prints what it measured as JSON.
 
-usage: python benchmarks/paint.py FOLDER '[sizes, steps, pooling, {options}]'. FOLDER holds
-content_SIZE.png and style_SIZE.png. Options: the weights `content` and `style`, `coarse_content`,
-and `goals`, losses at the last size to be timed: the painting ends when all are reached and
-`at_least` so many seconds are over; the picture of that second is saved as equal_seconds.png.
+usage: python benchmarks/paint.py FOLDER '{"sizes": …, "steps": …, "pooling": …, …}'. FOLDER holds
+content_SIZE.png and style_SIZE.png. With "goals", the loss is the peer's, and the painting ends
+when each of them is reached at the last size, in float32, whatever the network computes in.
 """
 
 import json
@@ -12,43 +11,56 @@ import time
 
 began = time.perf_counter()
 
-import nst_helpers as nst  # noqa: E402  (its import belongs to the seconds to start)
+import torch  # noqa: E402  (its import belongs to the seconds to start)
+
+import nst_helpers as nst  # noqa: E402
+
+
+def peer_weights(vgg, content, style) -> nst.Weights:
+    """Return the weights with which our total is pastiche's loss: 0.01 of the mean square of the
+    content, and 10/N² of that of each Gram matrix. (Relative losses times what they divide by.)"""
+    with torch.no_grad():
+        P = vgg(content, nst.CONTENT_LAYERS)["relu4_2"]
+        A = {n: nst.gram_matrix(F) for n, F in vgg(style, nst.STYLE_LAYERS).items()}
+    layers = {n: 10 / len(gram[0]) ** 2 * gram.square().mean().item() for n, gram in A.items()}
+    return nst.Weights(0.01 * P.square().mean().item(), 1.0, 0.0, layers)
 
 
 def main() -> None:
-    folder, (sizes, steps, pooling, options) = sys.argv[1], json.loads(sys.argv[2])
-    content, style = (
-        nst.load_image(f"{folder}/{kind}_{sizes[-1]}.png") for kind in ("content", "style")
-    )
-    weights = nst.Weights(options.get("content", 1.0), options.get("style", 500.0))
-    vgg = nst.load_vgg19(pooling=pooling)
-    goals, at_least = options.get("goals", []), options.get("at_least", 0.0)
-    reached, seconds, long_sides, last = [None] * len(goals), [], [], None
+    folder, options = sys.argv[1], json.loads(sys.argv[2])
+    size, goals = options["sizes"][-1], options.pop("goals", [])
+    content, style = (nst.load_image(f"{folder}/{x}_{size}.png") for x in ("content", "style"))
+    device, dtype = nst.best_device(), options.pop("dtype", None)
+    vgg = nst.load_vgg19(pooling=options.pop("pooling")).to(device)
+    if goals:
+        nst.BORDER = 0  # the peer pads with zeros
+        options["weights"] = peer_weights(vgg, content.to(device), style.to(device))
+        pictures = content.to(device), style.to(device)
+        exact = nst.relative_losses(vgg, *pictures, options["weights"])
+        factors = options["weights"].factors()
+    options |= {"vgg": vgg, "dtype": dtype and getattr(torch, dtype), "tolerance": 0}
+    reached, seconds, sizes, unclocked = [], [], [], 0.0
     start = time.perf_counter()
-    for step in nst.stylize(
-        content,
-        style,
-        vgg=vgg,
-        weights=weights,
-        sizes=sizes,
-        steps=steps,
-        coarse_content=options.get("coarse_content", 1.0),
-        tolerance=0,
-    ):
-        now = time.perf_counter() - start
-        if goals and now > at_least and (last is None or last <= at_least):
-            nst.to_pil(step.image).save(f"{folder}/equal_seconds.png")
-        last = now
-        seconds.append(now)
-        long_sides.append(step.size)
-        for index, goal in enumerate(goals):
-            if reached[index] is None and step.size == sizes[-1]:
-                reached[index] = now if step.losses["total"] <= goal else None
-        if goals and None not in reached and now > at_least:
-            break
-    nst.to_pil(step.image).save(f"{folder}/ours_{sizes[-1]}.png")
-    found = {"start": start - began, "seconds": seconds, "sizes": long_sides, "reached": reached}
-    print(json.dumps(found))
+    for step in nst.stylize(content, style, **options):
+        if not goals and device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start - unclocked)
+        sizes.append(step.size)
+        if goals and step.size == size and step.losses["total"] <= 1.1 * goals[len(reached)]:
+            paused = time.perf_counter()
+            with torch.no_grad():
+                losses = exact(step.picture)
+            total = sum(factor * losses[name] for name, factor in factors.items()).item()
+            while len(reached) < len(goals) and total <= goals[len(reached)]:
+                reached.append(seconds[-1])
+            unclocked += time.perf_counter() - paused
+            if len(reached) == len(goals):
+                break
+    nst.to_pil(step.image).save(f"{folder}/ours_{size}.png")
+    dtype = str(step.dtype).removeprefix("torch.")
+    found = {"start": start - began, "seconds": seconds, "sizes": sizes, "reached": reached}
+    gpu = torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else None
+    print(json.dumps({**found, "dtype": dtype, "gpu_memory": gpu}))
 
 
 if __name__ == "__main__":
