@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 import nst_helpers as nst
+import nst_studio
 
 IMAGES = Path(__file__).resolve().parent
 LIMIT = 300_000  # bytes of a picture, at most
@@ -61,7 +62,7 @@ def say(text: str, last: bool = False) -> None:
 def paint(name: str, recipe: dict, gallery: Path, every: float = 10) -> None:
     """Paint one recipe and write NAME.jpg and NAME.json; progress every so many seconds."""
     losses, began, due = {}, time.monotonic(), 0.0
-    for step in nst.follow(recipe, IMAGES):
+    for step in nst_studio.follow(recipe, IMAGES):
         seconds = time.monotonic() - began
         losses[step.size] = {"steps": losses.get(step.size, {"steps": 0})["steps"] + 1}
         losses[step.size] |= {key: float(f"{loss:.4g}") for key, loss in step.losses.items()}
@@ -73,6 +74,8 @@ def paint(name: str, recipe: dict, gallery: Path, every: float = 10) -> None:
         "recipe": recipe,
         "seconds": round(time.monotonic() - began, 1),
         "threads": torch.get_num_threads(),
+        "device": str(step.picture.device),
+        "dtype": str(step.dtype).removeprefix("torch."),
         "torch": torch.__version__,
         "losses": losses,
     }
@@ -82,7 +85,7 @@ def paint(name: str, recipe: dict, gallery: Path, every: float = 10) -> None:
     text = json.dumps(record, indent=2, ensure_ascii=False)
     (gallery / f"{name}.json").write_text(f"{text}\n", encoding="utf-8")
     total = losses[step.size]["total"]
-    say(f"{name}: done in {record['seconds']:.0f} s, loss {total:,.0f}", last=True)
+    say(f"{name}: done in {record['seconds']:.0f} s, loss {total:.3g}", last=True)
 
 
 def put_row_together(name: str, recipe: dict, height: int, gallery: Path) -> Image.Image:

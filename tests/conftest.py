@@ -1,7 +1,5 @@
-"""What several test files need: the network, small pictures, and a user without rights."""
+"""What several test files need: the network and small pictures."""
 
-import os
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -47,24 +45,3 @@ def temple(picture):
 @pytest.fixture(scope="session")
 def starry_night(picture):
     return picture("starry_night", 96)
-
-
-@pytest.fixture
-def nobody(tmp_path):
-    """A context in which files are used by one who owns nothing, even if root runs the tests."""
-
-    @contextmanager
-    def as_nobody():
-        root = os.geteuid() == 0
-        if root:
-            os.seteuid(65534)
-        try:
-            yield
-        finally:
-            if root:
-                os.seteuid(0)
-
-    for folder in (tmp_path, *list(tmp_path.parents)[:3]):  # pytest's own, closed to others
-        if (os.geteuid() == 0 and "pytest" in folder.name) or folder == tmp_path:
-            folder.chmod(0o755)
-    return as_nobody
