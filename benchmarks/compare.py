@@ -185,8 +185,8 @@ def main() -> None:
         (HERE / "RESULTS.md").write_text(f"# Speed and memory, by `make bench`\n\n{text}")
         before, rest = (ROOT / "README.md").read_text().split("<!-- bench -->\n")[:2]
         after = rest.split("<!-- /bench -->\n")[1]
-        first = next(value for key, value in parts.items() if " in the style of " in key)
-        short = f"{parts['machine']}\n{first}"
+        pairs = [value for key, value in parts.items() if " in the style of " in key]
+        short = "\n".join([parts["machine"], *pairs])
         (ROOT / "README.md").write_text(f"{before}<!-- bench -->\n{short}<!-- /bench -->\n{after}")
 
 

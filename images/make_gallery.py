@@ -120,7 +120,7 @@ def main(names: list[str], gallery: Path = IMAGES / "gallery") -> None:
         else:
             paint(name, recipes[name], gallery)
     name, height = ROW
-    if is_painted(name, recipes[name], gallery):
+    if name in recipes and is_painted(name, recipes[name], gallery):
         row = put_row_together(name, recipes[name], height, gallery)
         (IMAGES / "readme.jpg").write_bytes(jpeg(row))
 

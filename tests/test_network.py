@@ -153,7 +153,7 @@ def test_torchvision_weights(checkpoint, temple):
 
 
 def test_torchvision_weights_without_a_network(checkpoint):
-    with pytest.raises(ConnectionError, match=r"cannot download https://.*refused") as raised:
+    with pytest.raises(ConnectionError, match="cannot download https://") as raised:
         nst.load_vgg19("torchvision")
     assert f'put the file at {checkpoint} yourself, or use weights="oxford"' in str(raised.value)
 
