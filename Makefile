@@ -15,7 +15,7 @@ STYLE := $(BIN)/ruff check . && $(BIN)/ruff format --check .
 help:
 	@echo "make lab        open the notebooks in JupyterLab  (ARGS=\"--no-browser --port 8899\")"
 	@echo "make check      check the style and run the unit tests, about a minute  (ARGS=\"-k network\")"
-	@echo "make test       the same, and every notebook and the browser tests, about 15 minutes"
+	@echo "make test       the same, and every notebook and the browser tests, about ten minutes"
 	@echo "make oldest     run the tests with the oldest versions allowed  (PYTHON=python3.10)"
 	@echo "make notebooks  run all notebooks again and store their outputs  (ARGS='notebooks/04*.ipynb')"
 	@echo "make gallery    paint the recipes whose picture is missing or outdated  (ARGS=great_wave)"
