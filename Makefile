@@ -14,8 +14,8 @@ STYLE := $(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 help:
 	@echo "make lab        open the notebooks in JupyterLab  (ARGS=\"--no-browser --port 8899\")"
-	@echo "make check      check the style and run the unit tests, about a minute  (ARGS=\"-k network\")"
-	@echo "make test       the same, and every notebook and the browser tests, about ten minutes"
+	@echo "make check      check the style and run the quick tests, about a minute  (ARGS=\"-k network\")"
+	@echo "make test       the slow tests, every notebook and the browser tests, too, about ten minutes"
 	@echo "make oldest     run the tests with the oldest versions allowed  (PYTHON=python3.10)"
 	@echo "make notebooks  run all notebooks again and store their outputs  (ARGS='notebooks/04*.ipynb')"
 	@echo "make gallery    paint the recipes whose picture is missing or outdated  (ARGS=great_wave)"
@@ -32,7 +32,7 @@ lab: $(READY)
 
 check: $(READY)
 	$(STYLE)
-	$(BIN)/python -m pytest tests --ignore=tests/test_browser.py $(ARGS)
+	$(BIN)/python -m pytest tests -m "not slow" --ignore=tests/test_browser.py $(ARGS)
 
 test: $(READY)
 	$(STYLE)
