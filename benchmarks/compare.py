@@ -87,7 +87,7 @@ def compare(folder: Path, pooling: str, formats) -> str:
     """Time both programs to the losses that pastiche has after 100 and 200 steps at 512 px."""
     theirs = peer(folder, 512, 200, pooling)
     goals = [theirs["losses"][100], theirs["losses"][200]]
-    plan = {"sizes": SIZES[:3], "steps": (60, 40, 300), "pooling": pooling, "goals": goals}
+    plan = {"sizes": SIZES[:3], "steps": (40, 25, 300), "pooling": pooling, "goals": goals}
     mine = {dtype: ours(folder, dtype=dtype, **plan) for dtype in formats}
     rows = [("", "pastiche", *(f"{dtype}" for dtype in formats), *(f"ratio, {x}" for x in formats))]
 

