@@ -449,8 +449,6 @@ def _evaluate(losses_of: Callable, shown: Tensor, factors: Mapping[str, float] |
 
 # -------------------------------------------------------------------------------- painting
 
-PAINT_BYTES = {torch.float32: 3800, torch.bfloat16: 2500}  # a pixel, at most; see `make bench`
-
 
 def stylize(
     content: Tensor,
@@ -463,19 +461,21 @@ def stylize(
     init: str | Tensor = "matched",
     content_layers: Sequence[str] = CONTENT_LAYERS,
     coarse_content: float = 2.0,
+    style_scale: float = 1.0,
     tolerance: float = 0.5 / 255,
     seed: int = 0,
     dtype: torch.dtype | None = None,
+    resume: Tensor | None = None,
 ) -> Iterator[Step]:
     """Paint `content` in the style of `style`, both (1, 3, H, W) in [0, 1]; yield every `Step`.
 
     `sizes` (long side, pixels) are painted one after the other, with `steps` at each. The coarse
     ones place the large strokes; there the content counts `coarse_content` times more for each size
-    that follows, or the strokes would bury the subject. The first size starts from `init`:
-    "matched" (the content picture in the colours of the style), "content", "style", "noise" (drawn
-    with `seed`), or a picture. `tolerance` is that of `optimize`, `dtype` that of `fast_copy`. By
-    default `vgg` is the oxford network with average pooling, on a GPU if there is one. Arguments
-    that cannot work raise ValueError or MemoryError at once.
+    that follows, or the strokes would bury the subject. `init` is the start: "matched" (the content
+    in the colours of the style), "content", "style", "noise" (by `seed`), or a picture. With
+    `style_scale` 0.5 the strokes are half as large. `tolerance`: see `optimize`; `dtype`: see
+    `fast_copy`. `resume` is the last picture of a size; the next size goes on from it. `vgg` is the
+    oxford network with average pooling, on a GPU if there is one. Raises ValueError or MemoryError.
     """
     sizes = [sizes] if isinstance(sizes, int) else list(sizes)
     steps = [steps] * len(sizes) if isinstance(steps, int) else list(steps)[: len(sizes)]
@@ -488,31 +488,34 @@ def stylize(
     for name, picture in {"content": content, "style": style}.items():
         require_picture(picture, name)
     vgg = fast_copy(vgg or load_vgg19(pooling="avg").to(best_device()), dtype)
-    share = PAINT_BYTES.get(vgg.features[0].weight.dtype, PAINT_BYTES[torch.float32])
+    share = 2500 if vgg.features[0].weight.dtype == torch.bfloat16 else 3800  # bytes, `make bench`
     require_memory(content, max(sizes), share, vgg.mean.device)
     content, style = (x.detach().float().cpu().clone() for x in (content, style))
     _start(init, resize(content, sizes[0]), resize(style, sizes[0]), seed)  # checks init
     plan = [(sizes[i], steps[i], coarse_content ** (len(sizes) - 1 - i)) for i in range(len(sizes))]
-    return _paint(content, style, vgg, weights, plan, init, seed, content_layers, tolerance)
+    options = content_layers, style_scale, tolerance, resume
+    return _paint((content, style), vgg, weights, plan, init, seed, *options)
 
 
-def _paint(content, style, vgg, weights, plan, init, seed, content_layers, tolerance):
+def _paint(pair, vgg, weights, plan, init, seed, layers, style_scale, tolerance, resume):
     """Paint every (size, steps, factor of the content) of `plan`; yield the steps of them all."""
     total, all_work = (sum(steps * size**power for size, steps, _ in plan) for power in (0, 2))
-    dtype, before, work, picture = vgg.features[0].weight.dtype, 0, 0, None
+    dtype, before, work, picture = vgg.features[0].weight.dtype, 0, 0, resume
     for size, steps, boost in plan:
-        small = resize(content, size), resize(style, size)
+        done = resume is not None and size <= max(resume.shape[-2:])
+        sides = size, max(1, round(size * style_scale))
+        small = [resize(x, side) for x, side in zip(pair, sides, strict=True)]
         start = _start(init, *small, seed)
         if picture is not None:
             start = _enlarge(picture, start, init)
         with torch.autocast(vgg.mean.device.type, enabled=False):
             small = [x.to(vgg.mean) for x in small]
-            losses_of = relative_losses(vgg, *small, weights, content_layers)
+            losses_of = relative_losses(vgg, *small, weights, layers)
         keep_freed_memory(size <= 1024)  # above, memory is scarcer than seconds
-        factors, options = partial(weights.factors, boost), {"steps": steps, "tolerance": tolerance}
-        for step in optimize(start.to(vgg.mean), losses_of, factors, **options):
-            done, picture = (work + step.index * size**2) / all_work, step.picture
-            yield replace(step, index=before + step.index, total=total, done=done, dtype=dtype)
+        factors, n = partial(weights.factors, boost), 0 if done else steps
+        for step in optimize(start.to(vgg.mean), losses_of, factors, steps=n, tolerance=tolerance):
+            share, picture = (work + step.index * size**2) / all_work, step.picture
+            yield replace(step, index=before + step.index, total=total, done=share, dtype=dtype)
         before, work, picture = before + steps, work + steps * size**2, picture.cpu()
 
 

@@ -525,3 +525,24 @@ def test_watch_keeps_the_picture_when_it_is_interrupted(paint, capsys):
     with pytest.raises(KeyboardInterrupt):
         last(nst.watch(interrupted(), "a temple"))
     assert "stopped after 3 of 9 steps" in capsys.readouterr().out
+
+
+# --------------------------------------------------------------------- resuming, and stroke size
+
+
+def test_an_interrupted_painting_goes_on_with_the_next_size(paint):
+    options = {"sizes": (32, 48, 64), "steps": 3, "tolerance": 0}
+    whole = list(paint(**options))
+    rest = list(paint(**options, resume=whole[2].image))
+    assert [step.index for step in rest] == [4, 5, 6, 7, 8, 9]
+    for ours, theirs in zip(rest, whole[3:], strict=True):
+        assert torch.equal(ours.image, theirs.image)
+        assert ours.done == theirs.done
+
+
+def test_style_scale_is_the_size_at_which_the_painting_is_measured(paint, avg_vgg, picture):
+    """The style loss of the start is that for the painting made as much smaller."""
+    pair = picture("temple", 96), picture("starry_night", 96)
+    first = next(paint(sizes=96, steps=1, init="content", style_scale=0.5, dtype=torch.float32))
+    losses_of = nst.relative_losses(avg_vgg, pair[0], nst.resize(pair[1], 48), nst.Weights())
+    assert first.losses["style"] == pytest.approx(losses_of(pair[0])["style"].item(), rel=1e-3)
