@@ -10,7 +10,7 @@ export GOMP_SPINCOUNT ?= 2000
 # `make lint` fixes most of what these two report.
 STYLE := $(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-.PHONY: help lab check test oldest notebooks gallery bench lint clean
+.PHONY: help lab check test oldest notebooks pictures bench lint clean
 
 help:
 	@echo "make lab        open the notebooks in JupyterLab  (ARGS=\"--no-browser --port 8899\")"
@@ -18,7 +18,7 @@ help:
 	@echo "make test       the slow tests, every notebook and the browser tests, too, about ten minutes"
 	@echo "make oldest     run the tests with the oldest versions allowed  (PYTHON=python3.10)"
 	@echo "make notebooks  run all notebooks again and store their outputs  (ARGS='notebooks/04*.ipynb')"
-	@echo "make gallery    paint the recipes whose picture is missing or outdated  (ARGS=great_wave)"
+	@echo "make pictures   paint the gallery and the figures that are missing or outdated  (ARGS=poppies)"
 	@echo "make bench      measure speed and memory"
 	@echo "make lint       check, fix and format code and notebooks"
 	@echo "make clean      remove the environment and all caches"
@@ -50,8 +50,8 @@ oldest:
 notebooks: $(READY)
 	$(BIN)/python tests/run_notebooks.py $(ARGS)
 
-gallery: $(READY)
-	$(BIN)/python images/make_gallery.py $(ARGS)
+pictures: $(READY)
+	$(BIN)/python images/make_pictures.py $(ARGS)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/compare.py $(ARGS)

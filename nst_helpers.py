@@ -262,7 +262,7 @@ def framed_features(vgg: VGG19, image: Tensor, layers: Sequence[str], raw: bool 
     def cut(name: str, F: Tensor) -> Tensor:
         stride = 2 ** (int(name[4]) - name.startswith(("conv", "relu")))
         x, columns, y, rows = left // stride, -(-w // stride), top // stride, -(-h // stride)
-        # Negative padding cuts, too; unlike a slice, it keeps the gradient in channels_last.
+        # A negative padding cuts. Unlike a slice it keeps the gradient in channels_last.
         F = pad(F, (-x, x + columns - F.shape[-1], -y, y + rows - F.shape[-2]))
         return F if raw else F.to(vgg.mean.dtype)
 

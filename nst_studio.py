@@ -8,7 +8,9 @@ from contextlib import suppress
 from contextvars import copy_context
 from pathlib import Path
 
-from nst_helpers import Step, Weights, load_image, match_colors, stylize
+from nst_helpers import Step, Weights, best_device, load_image, load_vgg19, match_colors, stylize
+
+WORDS = ("title", "why", "trials")  # entries of a recipe that say something and change nothing
 
 
 def follow(recipe: Mapping, images: str | Path, **changes) -> Iterator[Step]:
@@ -16,10 +18,12 @@ def follow(recipe: Mapping, images: str | Path, **changes) -> Iterator[Step]:
 
     "content" and "style" name files in its folders, .jpg if they have no ending; "keep_colors"
     gives the painting the photograph's colours first; "weights" and "layers" go to `Weights`, and
-    what they leave out keeps its default; all else but "title" and "why" goes to `stylize`.
-    `changes` replace entries.
+    what they leave out keeps its default; all else but WORDS goes to `stylize`; "pooling" is that
+    of the network. `changes` replace entries.
     """
-    recipe = {key: x for key, x in {**recipe, **changes}.items() if key not in ("title", "why")}
+    recipe = {key: x for key, x in {**recipe, **changes}.items() if key not in WORDS}
+    if pooling := recipe.pop("pooling", None):
+        recipe["vgg"] = load_vgg19(pooling=pooling).to(best_device())
     files = [Path(images, kind, recipe.pop(kind)) for kind in ("content", "style")]
     content, style = (load_image(x if x.suffix else x.with_suffix(".jpg")) for x in files)
     style = match_colors(style, content) if recipe.pop("keep_colors", False) else style

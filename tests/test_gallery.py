@@ -19,35 +19,44 @@ each_recipe = pytest.mark.parametrize("name", RECIPES)
 
 @pytest.fixture
 def script():
-    spec = importlib.util.spec_from_file_location("make_gallery", IMAGES / "make_gallery.py")
+    spec = importlib.util.spec_from_file_location("make_pictures", IMAGES / "make_pictures.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def test_every_painting_has_a_recipe():
+def test_the_gallery_shows_many_paintings_and_photographs():
     paintings = {path.stem for path in (IMAGES / "style").glob("*.jpg")}
     assert {recipe["style"] for recipe in RECIPES.values()} == paintings
-    assert len({recipe["content"] for recipe in RECIPES.values()}) >= 5
+    assert len({recipe["content"] for recipe in RECIPES.values()}) == len(RECIPES) >= 8
+
+
+def test_every_picture_is_painted_with_the_settings_that_the_notebook_shows(script):
+    """It shows those of recipes.json; a picture's record has those that it was painted with."""
+    pictures = script.plan(RECIPES)
+    for name, settings in pictures.items():
+        assert script.is_painted(name, settings), f"run `make pictures` for {name}"
+        with Image.open(IMAGES / f"{name}.jpg") as picture:
+            assert max(picture.size) == settings["sizes"][-1]
+        record = script.read(IMAGES / f"{name}.json")
+        assert record["seconds"] > 0
+        assert record["dtype"] in ("bfloat16", "float32")
+        for size, steps in zip(settings["sizes"], settings["steps"], strict=True):
+            losses = record["losses"][str(size)]
+            assert 0 < losses["steps"] <= steps
+            assert 0 < losses["content"] < 3
+            assert 0 < losses["style"] < 0.5
+    for folder in ("gallery", "figures"):
+        painted = {path.stem for path in (IMAGES / folder).glob("*.*")}
+        assert painted == {name.split("/")[1] for name in pictures if name.startswith(folder)}
 
 
 @each_recipe
-def test_the_gallery_is_painted_by_the_recipes(name, script):
-    recipe, gallery = RECIPES[name], IMAGES / "gallery"
-    assert script.is_painted(name, recipe, gallery), "run `make gallery`"
+def test_a_gallery_picture_is_large_and_its_recipe_explained(name):
+    recipe = RECIPES[name]
     assert recipe["sizes"][-1] == 1024
     assert len(recipe["why"]) > 40
-    with Image.open(gallery / f"{name}.jpg") as picture:
-        assert max(picture.size) == 1024
-    assert (gallery / f"{name}.jpg").stat().st_size <= 300_000
-    record = script.read(gallery / f"{name}.json")
-    assert record["seconds"] > 0
-    assert record["dtype"] in ("bfloat16", "float32")
-    for size, steps in zip(recipe["sizes"], recipe["steps"], strict=True):
-        losses = record["losses"][str(size)]
-        assert 0 < losses["steps"] <= steps
-        assert 0 < losses["content"] < 2
-        assert 0 < losses["style"] < 0.5
+    assert all(trial["what"] for trial in recipe.get("trials", {}).values())
 
 
 @each_recipe
@@ -89,32 +98,76 @@ def test_a_misspelt_entry_is_named(entry):
 @pytest.fixture
 def two(script, monkeypatch, tmp_path):
     """The script with two recipes, made small, and what it says."""
-    recipes = {
-        n: RECIPES[n] | {"sizes": [32, 48], "steps": [3, 2]} for n in ("great_wave", "poppies")
-    }
+    small = {"sizes": [32, 48], "steps": [3, 2], "trials": {}}
+    recipes = {name: RECIPES[name] | small for name in ("great_wave", "poppies")}
     said = []
+    monkeypatch.setattr(script, "ROW", ("none", 1))
     monkeypatch.setattr(script, "say", lambda text, last=False: said.append(text))
     read = script.read
     monkeypatch.setattr(script, "read", lambda p: recipes if p.name == "recipes.json" else read(p))
-    return script, recipes, said, tmp_path / "gallery"
+    return script, recipes, said, (tmp_path / "images", tmp_path / "unfinished")
 
 
 def test_the_script_paints_what_is_missing_or_outdated(two):
-    script, recipes, said, gallery = two
-    script.main(["great_wave"], gallery)
+    script, recipes, said, folders = two
+    gallery = folders[0] / "gallery"
+    gallery.mkdir(parents=True)
+    script.main(["great_wave"], *folders)
     assert sorted(path.name for path in gallery.iterdir()) == ["great_wave.jpg", "great_wave.json"]
     before = (gallery / "great_wave.jpg").stat().st_mtime_ns
     said.clear()
-    script.main(["great_wave", "poppies"], gallery)
-    assert said[0] == "great_wave: painted already, by the same recipe"
-    assert said[-1].startswith("poppies: done in ")
+    script.main([], *folders)
+    assert said[0] == "1 pictures are there, 1 are to be painted"
+    assert said[-1].startswith("gallery/poppies: done in ")
     assert (gallery / "great_wave.jpg").stat().st_mtime_ns == before
     recipes["poppies"] |= {"why": "Better words.", "weights": {"style": 7}}
-    script.main(["poppies"], gallery)
-    assert script.read(gallery / "poppies.json")["recipe"]["weights"]["style"] == 7
+    recipes["great_wave"] |= {"why": "Better words."}
+    script.main([], *folders)
+    assert script.read(gallery / "poppies.json")["settings"]["weights"]["style"] == 7
+    assert (gallery / "great_wave.jpg").stat().st_mtime_ns == before
+    assert not list(folders[1].rglob("*.pt"))
+
+
+def test_a_trial_is_the_recipe_with_its_changes(script):
+    recipe = {"sizes": [256, 512, 1024], "steps": [9, 9, 9], "title": "x", "coarse_content": 3}
+    trials = {"flat": {"changes": {"coarse_content": 1}, "what": "coarse_content 1"}}
+    pictures = script.plan({"cat": recipe | {"trials": trials}})
+    assert list(pictures) == ["gallery/cat", "figures/cat-recipe", "figures/cat-flat"]
+    assert pictures["gallery/cat"] == {key: x for key, x in recipe.items() if key != "title"}
+    smaller = {"sizes": [256, 512], "steps": [100, 60], "coarse_content": 1}
+    assert pictures["figures/cat-flat"] == smaller
+    assert pictures["figures/cat-recipe"] == smaller | {"coarse_content": 3}
+
+
+def test_an_interrupted_run_goes_on_with_the_size_that_it_was_at(two, monkeypatch):
+    script, _, _, folders = two
+    follow, sizes = nst_studio.follow, []
+
+    def interrupted(*args, **options):
+        for step in follow(*args, **options):
+            sizes.append(step.size)
+            yield step
+            if len(sizes) == 4:  # in the middle of the second size
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(script.nst_studio, "follow", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        script.main(["poppies"], *folders)
+    script.main(["poppies"], *folders)
+    assert sizes == [32, 32, 32, 48, 48, 48]
+    record = script.read(folders[0] / "gallery/poppies.json")
+    assert {size: losses["steps"] for size, losses in record["losses"].items()} == {
+        "32": 3,
+        "48": 2,
+    }
+    monkeypatch.setattr(script.nst_studio, "follow", follow)
+    picture = (folders[0] / "gallery/poppies.jpg").read_bytes()
+    (folders[0] / "gallery/poppies.json").unlink()
+    script.main(["poppies"], *folders)
+    assert (folders[0] / "gallery/poppies.jpg").read_bytes() == picture
 
 
 def test_a_name_without_recipe_is_refused(two):
-    script, *_, gallery = two
-    with pytest.raises(SystemExit, match="no recipe for mona_lisa; there are great_wave, poppies"):
-        script.main(["mona_lisa"], gallery)
+    script, *_, folders = two
+    with pytest.raises(SystemExit, match="no picture of mona_lisa; there are great_wave, poppies"):
+        script.main(["mona_lisa"], *folders)

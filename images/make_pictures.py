@@ -1,0 +1,180 @@
+"""Paint what the notebooks show but do not paint live (`make pictures`): the gallery, the figures.
+
+usage: python images/make_pictures.py [NAME ...], by default all. recipes.json names them: a recipe
+is a picture of gallery/, and each of its "trials", the recipe with some entries changed, is one of
+figures/. Beside every picture stands a JSON file with the settings, the seconds, and the losses at
+the end of every size. A picture whose settings have not changed since is not painted again. An
+interrupted run goes on with the size that it was interrupted at; what it has so far is in
+out/pictures. Runs on a GPU if there is one. At the end the row on top of the README is made.
+"""
+
+import io
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+import nst_helpers as nst
+import nst_studio
+
+IMAGES = Path(__file__).resolve().parent
+LIMIT = 300_000  # bytes of a picture, at most
+TRIAL_SIZE, TRIAL_STEPS = 512, (100, 60, 35)  # of a trial: the long side, the steps at each size
+ROW = ("starry_night", 320)  # whose pictures stand on top of the README, and how high
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def essence(recipe: dict) -> dict:
+    """Return what of a recipe changes the picture."""
+    return {key: value for key, value in recipe.items() if key not in nst_studio.WORDS}
+
+
+def plan(recipes: dict) -> dict[str, dict]:
+    """Return the settings of all pictures, {"gallery/NAME" or "figures/NAME-TRIAL": settings}."""
+    settings = {f"gallery/{name}": essence(recipe) for name, recipe in recipes.items()}
+    for name, recipe in recipes.items():
+        usual = {"recipe": {"changes": {}}} if recipe.get("trials") else {}  # to compare with
+        for trial, entry in (usual | recipe.get("trials", {})).items():
+            changed = essence(recipe) | entry["changes"]
+            changed["sizes"] = [size for size in changed["sizes"] if size <= TRIAL_SIZE]
+            changed["steps"] = list(TRIAL_STEPS[: len(changed["sizes"])])
+            settings[f"figures/{name}-{trial}"] = changed
+    return settings
+
+
+def is_painted(name: str, settings: dict, images: Path = IMAGES) -> bool:
+    picture, record = images / f"{name}.jpg", images / f"{name}.json"
+    return picture.is_file() and record.is_file() and read(record).get("settings") == settings
+
+
+def jpeg(image: Image.Image, limit: int = LIMIT) -> bytes:
+    """Return the best JPEG of at most `limit` bytes."""
+    for quality in range(95, 20, -1):
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=quality, optimize=True, progressive=True)
+        if buffer.tell() <= limit:
+            return buffer.getvalue()
+    raise ValueError(f"no JPEG of {image.size[0]}×{image.size[1]} fits into {limit} bytes")
+
+
+def say(text: str, last: bool = False) -> None:
+    """Write a line of progress: over the one before in a terminal, below it in a log."""
+    if sys.stdout.isatty():
+        print(f"\r{text:<78}", end="\n" if last else "", flush=True)
+    else:
+        print(text, flush=True)
+
+
+def work(settings: dict) -> int:
+    """Return how much work a picture is: its steps, each counted with its pixels."""
+    return sum(n * size**2 for n, size in zip(settings["steps"], settings["sizes"], strict=True))
+
+
+class Progress:
+    """The minutes left, from the work of all pictures and the seconds of what is done."""
+
+    def __init__(self, todo: dict[str, dict], every: float = 10):
+        self.left = sum(map(work, todo.values()))
+        self.every, self.due, self.spent, self.done = every, 0.0, 0.0, 0
+
+    def tell(self, name: str, settings: dict, step: nst.Step, seconds: float, done: int) -> None:
+        """Say where the run is, every so many seconds; `done` is the work since `seconds` began."""
+        if seconds < self.due:
+            return
+        rate = (self.spent + seconds) / (self.done + done)
+        rest = work(settings) * (1 - step.done)
+        text = f"{name}: {step.done:4.0%}, {step.size} px, {rest * rate / 60:.1f} min left"
+        say(f"{text}, {(self.left - work(settings) + rest) * rate / 60:.0f} min for all")
+        self.due = seconds + self.every
+
+    def finish(self, settings: dict, seconds: float, done: int) -> None:
+        self.left, self.due = self.left - work(settings), 0.0
+        self.spent, self.done = self.spent + seconds, self.done + done
+
+
+def paint(name: str, settings: dict, progress: Progress, images: Path, folder: Path) -> None:
+    """Paint one picture and write NAME.jpg and NAME.json; keep every finished size in `folder`."""
+    kept, record, resume = folder / f"{name}.pt", {"settings": settings, "seconds": 0.0}, None
+    record["losses"] = {}
+    if kept.is_file() and (found := torch.load(kept, weights_only=True))["settings"] == settings:
+        resume = found.pop("image")
+        record = found
+    before, began, step, count, done = record["seconds"], time.monotonic(), None, 0, 0
+
+    def keep() -> None:
+        losses = {key: float(f"{loss:.4g}") for key, loss in step.losses.items()}
+        record["losses"][str(step.size)] = {"steps": count, **losses}
+        record["seconds"] = round(before + time.monotonic() - began, 1)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({**record, "image": step.image}, kept)
+
+    for new in nst_studio.follow(settings, IMAGES, resume=resume):
+        if step and step.size != new.size:
+            keep()
+            count = 0
+        step, count, done = new, count + 1, done + new.size**2
+        progress.tell(name, settings, step, time.monotonic() - began, done)
+    keep()
+    progress.finish(settings, time.monotonic() - began, done)
+    record |= {"threads": torch.get_num_threads(), "torch": torch.__version__}
+    record |= {"device": str(step.picture.device), "dtype": str(step.dtype).split(".")[-1]}
+    # The record goes last: without it, the picture counts as not painted.
+    (images / f"{name}.json").unlink(missing_ok=True)
+    (images / name).parent.mkdir(parents=True, exist_ok=True)
+    (images / f"{name}.jpg").write_bytes(jpeg(nst.to_pil(step.image)))
+    text = json.dumps(record, indent=2, ensure_ascii=False)
+    (images / f"{name}.json").write_text(f"{text}\n", encoding="utf-8")
+    kept.unlink()
+    say(f"{name}: done in {record['seconds']:.0f} s", last=True)
+
+
+def put_row_together(name: str, recipe: dict, height: int, images: Path) -> Image.Image:
+    """Return photograph, painted picture and painting side by side."""
+    paths = f"content/{recipe['content']}", f"gallery/{name}", f"style/{recipe['style']}"
+    parts = []
+    for path in paths:
+        with Image.open(images / f"{path}.jpg") as picture:
+            width = round(picture.width * height / picture.height)
+            parts.append(picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS))
+    gap = 8
+    row = Image.new("RGB", (sum(part.width + gap for part in parts) - gap, height), "white")
+    left = 0
+    for part in parts:
+        row.paste(part, (left, 0))
+        left += part.width + gap
+    return row
+
+
+def main(names: list[str], images: Path = IMAGES, folder: Path = IMAGES.parent / "out/pictures"):
+    recipes = read(IMAGES / "recipes.json")
+    pictures = plan(recipes)
+    chosen = {
+        name: settings
+        for name, settings in pictures.items()
+        if not names or any(name.split("/")[1].split("-")[0] == x or name == x for x in names)
+    }
+    if names and not chosen:
+        sys.exit(f"no picture of {', '.join(names)}; there are {', '.join(recipes)}")
+    todo = {name: x for name, x in chosen.items() if not is_painted(name, x, images)}
+    say(f"{len(chosen) - len(todo)} pictures are there, {len(todo)} are to be painted", last=True)
+    progress = Progress(todo)
+    for name, settings in todo.items():
+        paint(name, settings, progress, images, folder)
+    name, height = ROW
+    if name in recipes and is_painted(f"gallery/{name}", pictures[f"gallery/{name}"], images):
+        (images / "readme.jpg").write_bytes(
+            jpeg(put_row_together(name, recipes[name], height, images))
+        )
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except KeyboardInterrupt:
+        sys.exit("\ninterrupted; `make pictures` goes on with the size that it was at")
