@@ -198,7 +198,7 @@ def test_every_recipe_paints(studio):
         press(studio, recipe["title"])
         studio.live.wait(20)
         assert studio.photos.menu.value == recipe["content"]
-        assert studio.paintings.menu.value == name
+        assert studio.paintings.menu.value == recipe["style"]
         assert studio.keep.value is recipe.get("keep_colors", False)
         wanted = usual | recipe.get("weights", {}) | recipe.get("layers", {})
         assert {knob: number(studio, knob).value for knob in wanted} == pytest.approx(wanted)
