@@ -194,7 +194,7 @@ def test_every_recipe_paints(studio):
     assert len(studio.recipe_buttons) == len(studio.recipes)
     usual = nst.Weights()
     usual = {"content": usual.content, "style": usual.style, "tv": usual.tv} | usual.layers
-    for name, recipe in studio.recipes.items():
+    for recipe in studio.recipes.values():
         press(studio, recipe["title"])
         studio.live.wait(20)
         assert studio.photos.menu.value == recipe["content"]
