@@ -33,6 +33,7 @@ from nst_tools import (  # noqa: F401
     resize,
     show,
     show_figure,
+    show_painted,
     to_pil,
     watch,
 )
@@ -330,7 +331,6 @@ class Step:
 
 FIRST_MOVE = 0.01  # by how much the first step changes a pixel, on average
 LONGEST_MOVE = 0.05  # and by how much a later step may, at most
-SPRING = 0.1  # how strongly a pixel outside [0, 1] is pulled back
 EXPLODED = 10.0  # a loss so many times the lowest one counts as an explosion
 PATIENCE = 10  # explosions in a row, without any progress, before giving up
 
@@ -360,38 +360,38 @@ class Descent:
     """
 
     def __init__(self, start: Tensor):
-        self.x = start.detach().float().clone(memory_format=torch.contiguous_format)
+        self.x = start.detach().float().clamp(0, 1).contiguous()
         self.failures = torch.zeros((), dtype=torch.float32, device=start.device)
         self.length = self.failures + FIRST_MOVE  # of the last move, per pixel
 
-    def begin(self, shown: Tensor, values: Tensor, gradient: Tensor) -> None:
+    def begin(self, values: Tensor, gradient: Tensor) -> None:
         """Take up another objective. What L-BFGS knows is the curvature of the one before."""
-        self.pairs, self.last, self.best = deque(maxlen=10), None, (shown, values)
+        self.pairs, self.last, self.best = deque(maxlen=10), None, (self.x, values)
         self.lowest = torch.full_like(self.failures, math.inf)
         # makes the length of a step independent of the weights
         self.scale = FIRST_MOVE / gradient.abs().mean().nan_to_num(1.0).clamp(min=1e-30)
         # As long as the last move: a longer one would shake the picture whenever a slider moves.
         self.reach = self.length.clamp(FIRST_MOVE / 100, FIRST_MOVE)
 
-    def step(self, shown: Tensor, values: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """Move x; return the picture shown and its losses, or the best one after an explosion."""
-        total, now = values[-1], (shown, values)
+    def step(self, values: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Move x; return the picture before and its losses, or the best one after an explosion."""
+        total, now = values[-1], (self.x, values)
         good = (total <= EXPLODED * self.lowest) & total.isfinite() & gradient.isfinite().all()
         better = good & (total < self.lowest)
         self.lowest = torch.where(better, total, self.lowest)
         self.best = tuple(torch.where(better, *pair) for pair in zip(now, self.best, strict=True))
         self.failures = (self.failures + ~good).masked_fill(better, 0)
-        # Clamping x itself would falsify what L-BFGS remembers; a spring pulls stray pixels back.
-        gradient = (self.scale * gradient + 2 * SPRING * (self.x - shown)).flatten()
+        gradient = (self.scale * gradient).flatten()
         if self.last is not None:
             s, y = self.x.flatten() - self.last[0], gradient - self.last[1]
             wrong = ~(s.dot(y) > 1e-10)  # true for NaN
             self.pairs.append([x.masked_fill(wrong, 0) for x in (s, y, 1 / s.dot(y))])
         self.last = self.x.flatten(), gradient
-        move = lbfgs_move(gradient, self.pairs).view_as(shown)
+        move = lbfgs_move(gradient, self.pairs).view_as(self.x)
         length = move.abs().mean().clamp(min=1e-30)
         move, length = move * (self.reach / length).clamp(max=1), length.minimum(self.reach)
-        self.x = torch.where(good, self.x + move, self.best[0])
+        # L-BFGS remembers the move that is left after the clamp (see `s` above), not the one meant.
+        self.x = torch.where(good, self.x + move, self.best[0]).clamp(0, 1)
         # A good step may be followed by one twice as long, an explosion by a tenth of its move.
         self.reach = torch.where(good, (2 * self.reach).clamp(max=LONGEST_MOVE), self.length / 10)
         self.length = torch.where(good, length, self.length / 10)
@@ -417,12 +417,11 @@ def optimize(
     state, in_force, earlier = Descent(start), {}, None
     for index in range(1, steps + 1):
         now = dict(factors()) if factors else None
-        shown = state.x.clamp(0, 1)  # what the network sees; its gradient goes straight to x
-        names, values, gradient = _evaluate(losses_of, shown, now)
+        names, values, gradient = _evaluate(losses_of, state.x, now)
         if now != in_force:
             in_force, earlier = now, None
-            state.begin(shown, values, gradient)
-        picture, values = state.step(shown, values, gradient)
+            state.begin(values, gradient)
+        picture, values = state.step(values, gradient)
         look = index in (1, steps) or index % 10 == 0  # seldom, see Descent
         if look and (failures := int(state.failures)):
             earlier = None  # a restart is not convergence
@@ -435,10 +434,10 @@ def optimize(
         earlier = picture if look else earlier
 
 
-def _evaluate(losses_of: Callable, shown: Tensor, factors: Mapping[str, float] | None):
+def _evaluate(losses_of: Callable, picture: Tensor, factors: Mapping[str, float] | None):
     """Return the names and values of the losses, the weighted total last, and its gradient."""
-    with torch.autocast(shown.device.type, enabled=False), torch.enable_grad():
-        picture = shown.detach().clone().requires_grad_()
+    with torch.autocast(picture.device.type, enabled=False), torch.enable_grad():
+        picture = picture.detach().clone().requires_grad_()
         losses = losses_of(picture)
         counted = dict.fromkeys(losses, 1.0) if factors is None else factors
         total = sum(factor * losses[name] for name, factor in counted.items())  # eq 7

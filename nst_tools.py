@@ -10,6 +10,7 @@ import ctypes
 import hashlib
 import importlib.util
 import io
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -161,6 +162,42 @@ def show_figure(figure: Figure, alt: str, kind: str = "png") -> None:
     figure.savefig(buffer, format=kind, dpi=110, pil_kwargs=smaller)
     data, mime = base64.b64encode(buffer.getvalue()).decode(), f"image/{kind}"
     display({mime: data, "text/plain": alt}, raw=True, metadata={mime: {"alt": alt}})
+
+
+FIGURES = Path(__file__).resolve().parent / "images" / "figures.json"
+
+
+def show_painted(name: str, alt: str, titles: Sequence[str] = (), columns: int = 0) -> None:
+    """Show a figure that `make pictures` painted, and the settings that images/figures.json gives.
+
+    `titles` name its variants, by default by what differs in their settings; `columns` is how many
+    stand in a row, by default all. The page holds links to the files, not the pictures themselves.
+    """
+    figure = json.loads(FIGURES.read_text(encoding="utf-8"))[name]
+    variants = figure["variants"]
+    titles = titles or [_entries(changes) for changes in variants.values()]
+    texts = [alt, *titles[1:]]  # what a screen reader says
+    cells = [
+        f"{title}<br>![{text}](../images/figures/{name}-{variant}.jpg)"
+        for title, text, variant in zip(titles, texts, variants, strict=True)
+    ]
+    columns = columns or len(cells)
+    rows = ["|".join(cells[i : i + columns]) for i in range(0, len(cells), columns)]
+    rows[1:1] = ["|".join(["---"] * columns)]  # Markdown wants the first row to be a head
+    table = "\n".join(f"|{row}|" for row in rows)
+    text = f"Painted by `make pictures` with {_entries(figure['settings'])}.\n\n{table}"
+    display({"text/markdown": text, "text/plain": alt}, raw=True)
+
+
+def _entries(settings: Mapping) -> str:
+    """Return settings as a phrase: "init noise, sizes 128, 256"."""
+    parts = []
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            value = " ".join(f"{k}={x}" for k, x in value.items())
+        value = ", ".join(map(str, value)) if isinstance(value, list) else value
+        parts.append(f"{key} {value}")
+    return "; ".join(parts)
 
 
 def watch(run: Iterator, alt: str, every: float = 2.0) -> Iterator:

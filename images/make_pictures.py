@@ -1,19 +1,29 @@
 """Paint what the notebooks show but do not paint live (`make pictures`): the gallery, the figures.
 
-usage: python images/make_pictures.py [NAME ...], by default all. recipes.json names them: a recipe
-is a picture of gallery/, and each of its "trials", the recipe with some entries changed, is one of
-figures/. Beside every picture stands a JSON file with the settings, the seconds, and the losses at
-the end of every size. A picture whose settings have not changed since is not painted again. An
-interrupted run goes on with the size that it was interrupted at; what it has so far is in
+usage: python images/make_pictures.py [NAME ...], by default all. Two files name them:
+
+- recipes.json: a recipe is a picture of gallery/, and each of its "trials", the recipe with some
+  entries changed, is one of figures/.
+- figures.json: a figure is a row of pictures of figures/, its "variants". They share "settings".
+  Either these are those of a recipe, or "function" names a notebook and one of its functions that
+  paints ("04_pixel_optimization:by_paper"), which gets the other settings as arguments.
+
+Beside every picture stands a JSON file with the settings, the seconds, and the losses at the end of
+every size. A picture whose settings have not changed since is not painted again. An interrupted run
+goes on with the size that it was interrupted at, if it follows a recipe; what it has so far is in
 out/pictures. Runs on a GPU if there is one. At the end the row on top of the README is made.
 """
 
 import io
 import json
+import os
 import sys
 import time
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
+import nbformat
 import torch
 from PIL import Image
 
@@ -21,6 +31,7 @@ import nst_helpers as nst
 import nst_studio
 
 IMAGES = Path(__file__).resolve().parent
+NOTEBOOKS = IMAGES.parent / "notebooks"
 LIMIT = 300_000  # bytes of a picture, at most
 TRIAL_SIZE, TRIAL_STEPS = 512, (100, 60, 35)  # of a trial: the long side, the steps at each size
 ROW = ("starry_night", 320)  # whose pictures stand on top of the README, and how high
@@ -35,8 +46,8 @@ def essence(recipe: dict) -> dict:
     return {key: value for key, value in recipe.items() if key not in nst_studio.WORDS}
 
 
-def plan(recipes: dict) -> dict[str, dict]:
-    """Return the settings of all pictures, {"gallery/NAME" or "figures/NAME-TRIAL": settings}."""
+def plan(recipes: dict, figures: dict) -> dict[str, dict]:
+    """Return the settings of all pictures, {"gallery/NAME" or "figures/NAME-VARIANT": settings}."""
     settings = {f"gallery/{name}": essence(recipe) for name, recipe in recipes.items()}
     for name, recipe in recipes.items():
         usual = {"recipe": {"changes": {}}} if recipe.get("trials") else {}  # to compare with
@@ -45,7 +56,29 @@ def plan(recipes: dict) -> dict[str, dict]:
             changed["sizes"] = [size for size in changed["sizes"] if size <= TRIAL_SIZE]
             changed["steps"] = list(TRIAL_STEPS[: len(changed["sizes"])])
             settings[f"figures/{name}-{trial}"] = changed
+    for name, figure in figures.items():
+        for variant, changes in figure["variants"].items():
+            settings[f"figures/{name}-{variant}"] = figure["settings"] | changes
     return settings
+
+
+@cache
+def notebook(name: str) -> dict:
+    """Return what the cells tagged "setup" of a notebook define."""
+    names = {}
+    for cell in nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4).cells:
+        if "setup" in cell.metadata.get("tags", ()):
+            exec(compile(cell.source, f"{name}, cell {cell.id}", "exec"), names)
+    return names
+
+
+def begin(settings: dict, resume: torch.Tensor | None) -> Iterator[nst.Step]:
+    """Return the steps that paint a picture, all or those that follow the picture `resume`."""
+    if "function" not in settings:
+        return nst_studio.follow(settings, IMAGES, resume=resume)
+    name, function = settings["function"].split(":")
+    arguments = {key: x for key, x in settings.items() if key != "function"}
+    return notebook(name)[function](**arguments)
 
 
 def is_painted(name: str, settings: dict, images: Path = IMAGES) -> bool:
@@ -102,7 +135,8 @@ def paint(name: str, settings: dict, progress: Progress, images: Path, folder: P
     """Paint one picture and write NAME.jpg and NAME.json; keep every finished size in `folder`."""
     kept, record, resume = folder / f"{name}.pt", {"settings": settings, "seconds": 0.0}, None
     record["losses"] = {}
-    if kept.is_file() and (found := torch.load(kept, weights_only=True))["settings"] == settings:
+    goes_on = kept.is_file() and "function" not in settings
+    if goes_on and (found := torch.load(kept, weights_only=True))["settings"] == settings:
         resume = found.pop("image")
         record = found
     before, began, step, count, done = record["seconds"], time.monotonic(), None, 0, 0
@@ -114,7 +148,7 @@ def paint(name: str, settings: dict, progress: Progress, images: Path, folder: P
         kept.parent.mkdir(parents=True, exist_ok=True)
         torch.save({**record, "image": step.image}, kept)
 
-    for new in nst_studio.follow(settings, IMAGES, resume=resume):
+    for new in begin(settings, resume):
         if step and step.size != new.size:
             keep()
             count = 0
@@ -152,15 +186,16 @@ def put_row_together(name: str, recipe: dict, height: int, images: Path) -> Imag
 
 
 def main(names: list[str], images: Path = IMAGES, folder: Path = IMAGES.parent / "out/pictures"):
-    recipes = read(IMAGES / "recipes.json")
-    pictures = plan(recipes)
+    recipes, figures = read(IMAGES / "recipes.json"), read(IMAGES / "figures.json")
+    pictures = plan(recipes, figures)
+    if unknown := [name for name in names if name not in {**recipes, **figures}]:
+        there = ", ".join([*recipes, *figures])
+        sys.exit(f"no picture of {', '.join(unknown)}; there are {there}")
     chosen = {
         name: settings
         for name, settings in pictures.items()
-        if not names or any(name.split("/")[1].split("-")[0] == x or name == x for x in names)
+        if not names or name.split("/")[1].split("-")[0] in names
     }
-    if names and not chosen:
-        sys.exit(f"no picture of {', '.join(names)}; there are {', '.join(recipes)}")
     todo = {name: x for name, x in chosen.items() if not is_painted(name, x, images)}
     say(f"{len(chosen) - len(todo)} pictures are there, {len(todo)} are to be painted", last=True)
     progress = Progress(todo)
@@ -174,6 +209,7 @@ def main(names: list[str], images: Path = IMAGES, folder: Path = IMAGES.parent /
 
 
 if __name__ == "__main__":
+    os.chdir(NOTEBOOKS)  # from where their functions find their pictures
     try:
         main(sys.argv[1:])
     except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 
 import pytest
 import torch
@@ -67,3 +68,22 @@ def test_curves_are_png(shown):
     data, metadata = shown(nst.show_figure, figure, alt="A rising line.")
     assert decode(data["image/png"]).format == "PNG"
     assert metadata["image/png"]["alt"] == "A rising line."
+
+
+def test_a_painted_figure_shows_its_files_and_settings(capsys, monkeypatch, tmp_path):
+    figure = {"settings": {"content": "temple", "sizes": [64, 128]}, "variants": {}}
+    figure["variants"] = {"a": {"init": "noise"}, "b": {"weights": {"style": 3}}, "c": {}}
+    (tmp_path / "figures.json").write_text(json.dumps({"start": figure}))
+    shown = []
+    monkeypatch.setattr(nst_tools, "FIGURES", tmp_path / "figures.json")
+    monkeypatch.setattr(nst_tools, "display", lambda data, raw: shown.append(data))
+    nst.show_painted("start", alt="Three temples.", columns=2)
+    assert shown[0]["text/plain"] == "Three temples."
+    assert shown[0]["text/markdown"].splitlines() == [
+        "Painted by `make pictures` with content temple; sizes 64, 128.",
+        "",
+        "|init noise<br>![Three temples.](../images/figures/start-a.jpg)"
+        "|weights style=3<br>![weights style=3](../images/figures/start-b.jpg)|",
+        "|---|---|",
+        "|<br>![](../images/figures/start-c.jpg)|",
+    ]
