@@ -157,7 +157,9 @@ def paint(name: str, settings: dict, progress: Progress, images: Path, folder: P
     keep()
     progress.finish(settings, time.monotonic() - began, done)
     record |= {"threads": torch.get_num_threads(), "torch": torch.__version__}
-    record |= {"device": str(step.picture.device), "dtype": str(step.dtype).split(".")[-1]}
+    record["device"] = str(step.picture.device)
+    if step.dtype:  # that of the network; `stylize` tells it, `optimize` does not know
+        record["dtype"] = str(step.dtype).split(".")[-1]
     # The record goes last: without it, the picture counts as not painted.
     (images / f"{name}.json").unlink(missing_ok=True)
     (images / name).parent.mkdir(parents=True, exist_ok=True)
