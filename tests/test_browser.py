@@ -1,4 +1,4 @@
-"""The sliders of the lessons, in JupyterLab as a student sees it, in a real browser."""
+"""The sliders of the lessons, and the studio, in JupyterLab as a student sees it."""
 
 import json
 import os
@@ -54,7 +54,7 @@ FLAGS = [
 
 
 STUDIO = ROOT / "notebooks/05_style_studio.ipynb"
-SHOW_STUDIO = ("still", "studio")
+SMALL_STUDIO = ("Studio()", "Studio(sizes=(64, 96), finish=160)")  # to finish in seconds
 WIDGETS = re.compile(r"\binteract(ive_output)?\(")
 # What the sliders show is painted in two steps at each size here: the sliders are what is tested.
 SKETCH = """
@@ -93,14 +93,16 @@ def with_widgets(path):
         if WIDGETS.search(cell.source) or defined & wanted:
             kept.insert(0, cell)
             wanted = (wanted | used) - defined
-    if path == STUDIO:  # its setup is the panel, and the other two cells show it
-        kept = [c for c in cells if "setup" in c.metadata.get("tags", ()) or c.id in SHOW_STUDIO]
-    else:
-        kept.insert(1, nbformat.v4.new_code_cell(SKETCH))
-    for cell in kept:
-        cell.outputs, cell.execution_count = [], None
+    kept.insert(1, nbformat.v4.new_code_cell(SKETCH))
     notebook.cells = kept
     return notebook
+
+
+def write(notebook, path):
+    """Write a notebook as if it had never been run."""
+    for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
+        cell.outputs, cell.execution_count = [], None
+    nbformat.write(notebook, path)
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +111,13 @@ def lab(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lab")
     shutil.copytree(ROOT / "images", folder / "images")
     (folder / "notebooks").mkdir()
-    for path in {STUDIO, *interactive_notebooks()}:
-        nbformat.write(with_widgets(path), folder / "notebooks" / path.name)
+    for path in interactive_notebooks():
+        write(with_widgets(path), folder / "notebooks" / path.name)
+    notebook = nbformat.read(STUDIO, as_version=4)
+    write(notebook, folder / "notebooks" / STUDIO.name)
+    notebook.cells = [cell for cell in notebook.cells if cell.cell_type == "code"][:1]
+    notebook.cells[0].source = notebook.cells[0].source.replace(*SMALL_STUDIO)
+    write(notebook, folder / "notebooks/small.ipynb")
     settings = {  # without windowing "none", cells off the screen do not exist
         "notebook-extension/tracker": {"windowingMode": "none"},
         "apputils-extension/notification": {"fetchNews": "false"},
@@ -139,8 +146,8 @@ def lab(tmp_path_factory):
             assert server.poll() is None, (folder / "log").read_text()
             time.sleep(0.5)
 
-    def open_at(path):
-        return f"{address}/lab/tree/notebooks/{path.name}?reset&token=secret"
+    def open_at(name):
+        return f"{address}/lab/tree/notebooks/{name}?reset&token=secret"
 
     open_at.folder = folder
     yield open_at
@@ -163,6 +170,10 @@ def run_all_cells(page, address):
     page.wait_for_selector(".jp-Notebook .jp-CodeCell")
     page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
     page.wait_for_timeout(1000)  # the session is ready a moment after the kernel
+    run_again(page)
+
+
+def run_again(page):
     # unfolded, for a folded cell shows no number
     page.evaluate("() => window.jupyterapp.commands.execute('notebook:show-all-cell-code')")
     page.evaluate("() => void window.jupyterapp.commands.execute('notebook:run-all-cells')")
@@ -175,7 +186,7 @@ def run_all_cells(page, address):
 @pytest.mark.parametrize("path", list(interactive_notebooks()), ids=lambda path: path.stem)
 def test_controls_change_the_picture(lab, browser, path):
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
-    run_all_cells(page, lab(path))
+    run_all_cells(page, lab(path.name))
 
     def changes_after(action):
         before = page.locator(PICTURE).last.get_attribute("src")
@@ -200,110 +211,210 @@ def test_controls_change_the_picture(lab, browser, path):
     page.close()
 
 
-PLACE = """(image, panel) => {
-    const [inner, outer] = [image, panel].map(part => part.getBoundingClientRect());
-    return [inner.top - outer.top, inner.left - outer.left, inner.width, inner.height];
-}"""
 WATCH = """image => {
     window.frames = 0;
     new MutationObserver(() => window.frames++).observe(
         image, {attributes: true, attributeFilter: ["src"]});
 }"""
+REACTION = """([handle, key]) => new Promise(done => {
+    const image = document.querySelector(".nst-canvas"), start = performance.now();
+    new MutationObserver((_, observer) => {
+        observer.disconnect();
+        done(performance.now() - start);
+    }).observe(image, {attributes: true, attributeFilter: ["src"]});
+    handle.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true, cancelable: true}));
+})"""
+SCROLLED = """panel => [...panel.querySelectorAll("*")].filter(part =>
+    /auto|scroll/.test(getComputedStyle(part).overflow) &&
+    (part.scrollWidth > part.clientWidth + 1 || part.scrollHeight > part.clientHeight + 1)
+).length"""
+PLACE = """() => {
+    const [inner, outer] = [".nst-canvas", ".nst"].map(part =>
+        document.querySelector(part).getBoundingClientRect());
+    return [inner.top - outer.top, inner.left - outer.left, inner.width, inner.height];
+}"""
+NAME = """() => {
+    const part = document.activeElement, label = part.labels?.[0];
+    return part.getAttribute("aria-label") || (label || part).textContent.trim();
+}"""
 
 
-def test_the_studio(lab, browser):
-    """What a student does: start, turn knobs, pause, save, upload, take a recipe, reset."""
-    page = browser.new_page(viewport={"width": 1400, "height": 1200})
-    run_all_cells(page, lab(STUDIO))
-    canvas = page.locator(".jupyter-widgets img").nth(2)  # after the two thumbnails
-    panel = page.locator(".jp-OutputArea-output", has=canvas)
-    sliders, numbers = panel.locator("[role=slider]"), panel.locator("input[type=number]")
-    assert sliders.count() == numbers.count() == 8
-    style = page.get_by_label("style β")  # as a screen reader finds it
-    assert (style.input_value(), numbers.nth(3).input_value()) == ("25", "0.2")
-    canvas.scroll_into_view_if_needed()
-    canvas.evaluate(WATCH)
+class Hand:
+    """What the tests do to the studio on a page, and what they see of it."""
 
-    def place():
-        return canvas.evaluate(PLACE, panel.element_handle())
+    def __init__(self, page):
+        self.page, self.panel = page, page.locator(".nst")
+        self.canvas = page.locator(".nst-canvas")
+        page.wait_for_function("document.querySelector('.nst-canvas')?.naturalWidth > 0")
+        page.get_by_role("slider", name="style weight (β)").wait_for()
+        self.canvas.evaluate(WATCH)
 
-    before = place()
+    def press(self, name):
+        self.panel.get_by_role("button", name=name, exact=True).click()
 
-    def press(name):
-        panel.get_by_role("button", name=name, exact=True).click()
+    def says(self, text, seconds=30):
+        self.panel.get_by_text(text).first.wait_for(timeout=1000 * seconds)
 
-    def frames():
-        return page.evaluate("window.frames")
+    def frames(self):
+        return self.page.evaluate("window.frames")
 
-    def more(count):
-        page.wait_for_function(f"window.frames >= {frames() + count}", timeout=120_000)
+    def more(self, count):
+        enough = f"window.frames >= {self.frames() + count}"
+        self.page.wait_for_function(enough, timeout=60_000)
 
-    def says(text, seconds=20):
-        panel.get_by_text(text).wait_for(timeout=1000 * seconds)
+    def box(self, name):
+        return self.panel.get_by_role("spinbutton", name=name)
 
-    says("paused · step 1")
-    assert frames() == 0
-    press("Start")
-    press("Start")
-    page.wait_for_timeout(4000)
-    assert 0 < frames() < 4 * 8.5 + 3
-    sliders.nth(1).press("ArrowRight")
-    page.wait_for_function("box => box.value != '25'", arg=style.element_handle())
-    style.fill("25.1")
-    style.press("Enter")
-    more(40)
-    assert style.input_value() == "25.1"
+    def choose(self, name):
+        self.panel.get_by_role("radio", name=name).first.check(force=True)
 
-    press("Pause")
-    says("paused · step")
-    paused = frames()
-    page.wait_for_timeout(1000)
-    assert frames() == paused
-    (ROOT / "out").mkdir(exist_ok=True)
-    panel.screenshot(path=ROOT / "out/studio.png")
-    for count in (1, 2):
-        press("Save")
-        says(f"saved as notebooks/paintings/temple-starry_night-00{count}.png")
-    with Image.open(lab.folder / "notebooks/paintings/temple-starry_night-001.png") as saved:
-        assert json.loads(saved.text["settings"])["weights"]["style"] == 25.1
-        assert max(saved.size) == 192
-
-    def upload(file):
-        with page.expect_file_chooser() as chooser:
-            panel.get_by_role("button", name="your own").first.click()
+    def upload(self, kind, file):
+        with self.page.expect_file_chooser() as chooser:
+            self.panel.get_by_role("button", name=f"own {kind}").click()
         chooser.value.set_files(file)
 
-    upload({"name": "notes.jpg", "mimeType": "image/jpeg", "buffer": b"no picture"})
-    says("notes.jpg is not used")
-    large = lab.folder / "large.png"  # as new cameras make them
+
+def test_play_in_the_studio(lab, browser):
+    """The whole notebook is run, and then the panel is played with."""
+    page = browser.new_page(viewport={"width": 1500, "height": 1000})
+    run_all_cells(page, lab(STUDIO.name))
+    hand = Hand(page)
+    place = page.evaluate(PLACE)
+    (ROOT / "out").mkdir(exist_ok=True)
+    hand.says("192 px")
+    hand.press("Keep")
+    hand.says("384 px")
+    hand.more(30)
+    hand.press("Keep")
+    page.wait_for_timeout(500)
+    hand.panel.screenshot(path=ROOT / "out/studio.png")  # images/studio.jpg is made of it
+    sliders = {name: page.get_by_role("slider", name=name) for name in ("style", "smooth", "large")}
+    times = []
+    for slider in list(sliders.values()) * 3:
+        times.append(page.evaluate(REACTION, [slider.element_handle(), "ArrowRight"]))
+        hand.more(2)
+    print(f"from a key to the next picture: {np.median(times):.0f} ms, at most {max(times):.0f}")
+    for slider in sliders.values():  # three fast drags
+        handle = slider.bounding_box()
+        page.mouse.move(handle["x"] + 8, handle["y"] + 8)
+        page.mouse.down()
+        for way in (200, -300, 400):
+            page.mouse.move(handle["x"] + way, handle["y"] + 8, steps=5)
+        page.mouse.up()
+    for name, highest in {"style": "1000", "smooth": "100", "large": "4"}.items():
+        page.wait_for_function(
+            "([box, x]) => box.value == x", arg=[hand.box(name).element_handle(), highest]
+        )
+    hand.more(3)
+    hand.press("reset style weight (β)")
+    page.wait_for_function("box => box.value == '25'", arg=hand.box("style").element_handle())
+
+    hand.press("Keep")
+    hand.box("style").fill("7.5")
+    hand.box("style").press("Enter")
+    hand.more(3)
+    hand.choose("3: temple")
+    hand.says("paused")
+    page.wait_for_function("box => box.value == '25'", arg=hand.box("style").element_handle())
+    hand.press("Paint")
+    hand.more(3)
+    hand.press("Pause")
+    page.wait_for_timeout(1500)  # for the step in progress
+    still = hand.frames()
+    page.wait_for_timeout(1500)
+    assert hand.frames() == still
+
+    for name in ("Paint", "Start over", "Keep", "Save", "Finish at 1024 px", "Stop finishing"):
+        hand.press(name)  # everything twice
+        if name in ("Paint", "Start over", "Keep", "Save"):
+            page.wait_for_timeout(300)
+            hand.press({"Paint": "Pause"}.get(name, name))
+    hand.press("Start over")
+    hand.more(5)
+    assert page.evaluate(PLACE) == place  # nothing has moved
+
+    page.evaluate("() => void window.jupyterapp.commands.execute('notebook:interrupt-kernel')")
+    page.wait_for_timeout(1000)
+    hand.more(3)  # it paints on
+    page.evaluate("() => document.querySelector('.nst').classList.add('old')")
+    run_again(page)
+    page.wait_for_selector(".nst:not(.old)")
+    hand = Hand(page)
+    assert hand.panel.count() == 1
+    hand.more(3)
+    page.close()
+
+
+def test_the_keyboard_reaches_everything_and_all_has_a_name(lab, browser):
+    page = browser.new_page(viewport={"width": 1500, "height": 1000})
+    run_all_cells(page, lab("small.ipynb"))
+    hand = Hand(page)
+    hand.press("Pause")
+    (ROOT / "out").mkdir(exist_ok=True)
+    for width, height in ((1500, 1000), (1100, 1600)):  # the panel has 1000 and about 700 px
+        page.set_viewport_size({"width": width, "height": height})
+        page.wait_for_timeout(500)
+        hand.panel.screenshot(path=ROOT / f"out/studio-{width}.png")
+        assert hand.panel.evaluate(SCROLLED) == 0
+    hand.panel.get_by_role("button", name="Paint", exact=True).focus()
+    reached = set()
+    for _ in range(60):
+        reached.add(page.evaluate(NAME))
+        page.keyboard.press("Tab")
+        if not page.evaluate("document.activeElement.closest('.nst') != null"):
+            break
+    wanted = {"Paint", "Start over", "Keep", "Finish at 160 px", "Save", "show photograph, %"}
+    wanted |= {"temple", "starry_night", "recipe", "start from", "style weight (β)"}
+    wanted |= {"keep the photograph's colours", "paint over the old picture"}
+    wanted |= {"large forms (relu5_1)", "reset large forms (relu5_1)", "smoothness (γ)"}
+    assert wanted <= reached
+    assert "" not in reached
+    hand.panel.get_by_role("radio", name="rocket").press("Space")
+    assert hand.panel.get_by_role("radio", name="rocket").is_checked()
+    hand.says("painting")
+    page.close()
+
+
+def test_finish_save_load_and_upload(lab, browser, tmp_path):
+    page = browser.new_page(viewport={"width": 1500, "height": 1000}, accept_downloads=True)
+    run_all_cells(page, lab("small.ipynb"))
+    hand = Hand(page)
+    hand.box("style").fill("33")
+    hand.box("style").press("Enter")
+    hand.press("Finish at 160 px")
+    hand.says("s left")
+    hand.says("finished", 60)
+    hand.press("Save")
+    with page.expect_download() as download:
+        hand.panel.get_by_role("link", name="Download").click()
+    file = tmp_path / "saved.png"
+    download.value.save_as(file)
+    with Image.open(file) as picture:
+        assert max(picture.size) == 160
+        record = json.loads(picture.text["nst"])
+    assert record["settings"]["weights"]["style"] == 33
+    assert record["path"][0]["weights"]["style"] == 25
+
+    hand.upload("photograph", {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": b"no picture"})
+    hand.says("a.jpg is not a picture that can be read")
+    large = tmp_path / "large.png"  # as new cameras make them
     noise = np.random.default_rng(0).integers(0, 256, (2500, 2500, 3), np.uint8)
     Image.fromarray(noise).save(large)
     assert large.stat().st_size > 15e6
-    upload(large)
-    says("large.png is in the menu", 60)
-    press("Start")
-    photographs = page.get_by_label("content", exact=True)
+    hand.upload("photograph", large)
+    hand.says("large.png is chosen", 60)
     for _ in range(2):  # the same file again is chosen again
-        upload(ROOT / "images/content/coffee.jpg")
-        says("coffee.jpg is in the menu")
-        says("painting · step")
-        assert photographs.input_value() == "coffee.jpg"
-        photographs.select_option(label="cat")
-        press("Save")
-        says("saved as notebooks/paintings/cat-")
-    recipe = json.loads((ROOT / "images/recipes.json").read_text(encoding="utf-8"))["great_wave"]
-    press(recipe["title"])
-    says(recipe["why"])
-    press("Reset")
-    press("Pause")
-    says("paused · step")
-    press("20 steps here")
-    panel.get_by_text(re.compile(r"paused · step 2\d")).wait_for()
-    assert place() == before  # nothing has moved
-
-    press("Start")
-    more(3)
-    page.evaluate("() => void window.jupyterapp.commands.execute('notebook:interrupt-kernel')")
-    page.wait_for_timeout(1000)
-    more(3)  # it paints on
+        hand.upload("photograph", ROOT / "images/content/coffee.jpg")
+        hand.says("coffee.jpg is chosen")
+        radio = hand.panel.get_by_role("radio", name="coffee.jpg")
+        page.wait_for_function("radio => radio.checked", arg=radio.element_handle())
+        hand.choose("cat")
+        hand.says("Drag a slider")
+    hand.panel.get_by_label("recipe").select_option(label="Boats in The Great Wave")
+    hand.says("The photograph has what the print has")
+    page.wait_for_function("box => box.value == '30'", arg=hand.box("style").element_handle())
+    hand.upload("painting", file)
+    hand.says("paused")
+    page.wait_for_function("box => box.value == '33'", arg=hand.box("style").element_handle())
+    assert hand.panel.get_by_role("radio", name="temple", exact=True).is_checked()
     page.close()

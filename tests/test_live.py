@@ -68,29 +68,48 @@ def test_starts_pauses_and_goes_on(live):
     assert len(workers()) == 1
 
 
-def test_restart_goes_on_from_the_picture_or_afresh(live):
+def test_a_restart_is_afresh_or_from_a_picture_and_go_on_from_the_last(live):
     begun = []
 
     def begin(picture):
-        begun.append(picture is None)
+        begun.append(picture)
         return quick(picture)
 
     live.begin = begin
-    live.advance(3)
-    live.restart()
-    live.wait(10)
-    assert (live.step.index, live.state) == (4, "paused")  # one step, to be shown
-    live.restart(fresh=True)
-    live.restart()  # must not take the wish for a fresh start back
-    live.wait(10)
-    assert live.step.index <= 2
-    assert begun[:3] == [True, False, True]
     live.start()
+    until(lambda: live.step and live.step.index > 20)
+    live.restart()
+    live.go_on()  # must not take the wish for a fresh start back
+    until(lambda: live.step and live.step.index < 20)
     until(lambda: live.step.index > 20)
-    live.restart(fresh=True)
-    until(lambda: live.step.index < 20)
-    until(lambda: live.step.index > 20)
-    assert live.state == "painting"
+    live.pause()
+    live.wait(10)
+    index = live.step.index
+    live.go_on()
+    until(lambda: live.step.index > index)
+    assert begun[-1] is not None
+    live.restart(fake_step(10**5).image, paint=False)
+    live.wait(10)
+    assert (live.state, live.step) == ("paused", None)
+    live.start()
+    until(lambda: live.step and live.step.index > 10**5)
+
+
+def test_a_step_in_progress_is_dropped_when_others_are_asked_for(live):
+    started, release, shown = threading.Event(), threading.Event(), []
+
+    def slow(picture):
+        started.set()
+        assert release.wait(10)
+        yield fake_step(1)
+
+    live.begin, live.show = slow, lambda live: shown.append(live.step)
+    live.start()
+    started.wait(10)
+    live.restart(paint=False)
+    release.set()
+    live.wait(10)
+    assert set(shown) == {None}
 
 
 def test_show_is_called_after_each_step_and_at_rest(live):
@@ -110,10 +129,12 @@ def test_the_worker_has_the_context_of_the_cell_that_made_it():
         cell.set(name)
         live = Live(quick, lambda live: seen.append(cell.get()))
         cell.set("a later one")
-        live.restart()
+        live.start()
+        until(lambda live=live: live.step)
+        live.pause()
         live.wait(10)
-    assert set(seen[:2]) == {"first"}
-    assert set(seen[2:]) == {"second"}
+    assert set(seen) == {"first", "second"}
+    assert seen == sorted(seen)
 
 
 def failing_after(count):
@@ -168,46 +189,12 @@ def test_show_cannot_wait_for_itself_but_may_pause(live):
     assert live.step.index == index + 1
 
 
-def test_a_run_that_ends_is_a_rest(live):
+def test_the_end_of_a_run_is_a_rest(live):
     live.begin = lambda picture: list(itertools.islice(quick(picture), 3))
-    live.start()
-    live.wait(10)
-    assert (live.state, live.step.index) == ("paused", 3)
-    live.advance(7)  # goes on from there, and ends again
-    assert live.step.index == 6
-
-
-def test_advance_works_in_the_calling_thread_and_pauses_the_worker(live):
-    seen = set()
-    live.show = lambda live: seen.add(threading.current_thread())
-    live.advance(4)
-    assert (live.step.index, seen) == (4, {threading.current_thread()})
-    live.start()
-    until(lambda: live.step.index > 10)
-    live.advance(1)
-    live.wait(10)
-    index = live.step.index
-    time.sleep(0.1)
-    assert (live.state, live.step.index) == ("paused", index)
-
-
-def test_advance_raises_and_an_interruption_keeps_the_picture(live):
-    live.begin = failing_after(2)
-    with pytest.raises(RuntimeError, match="out of paint"):
-        live.advance(5)
-    assert live.step.index == 2
-
-    def interrupt(live):
-        if live.step.index == 5:
-            raise KeyboardInterrupt
-
-    live.begin, live.show = quick, interrupt
-    with pytest.raises(KeyboardInterrupt):
-        live.advance(10)
-    assert live.step.index == 5
-    live.show = lambda live: None
-    live.advance(1)
-    assert live.step.index == 6
+    for last in (3, 6):  # goes on from there, and ends again
+        live.start()
+        live.wait(10)
+        assert (live.state, live.step.index) == ("done", last)
 
 
 def test_a_new_one_takes_the_worker_from_the_last(live):
@@ -224,7 +211,7 @@ def test_a_new_one_takes_the_worker_from_the_last(live):
     other.start()
     until(lambda: other.step and other.step.index > 3)
     assert (live.state, len(workers())) == ("paused", 1)
-    other.advance(1)
+    other.pause()
 
 
 def test_many_hands_at_once():
@@ -247,9 +234,8 @@ def test_many_hands_at_once():
         try:
             for _ in range(25):  # a hundred in all
                 live = choose.choice(lives)
-                operations = [live.start, live.start, live.pause, live.restart]
-                operations += [partial(live.restart, fresh=True), partial(live.advance, 2)]
-                choose.choice(operations)()
+                operations = [live.start, live.start, live.pause, live.restart, live.go_on]
+                choose.choice([*operations, partial(live.restart, paint=False)])()
                 time.sleep(choose.random() * 0.01)
         except BaseException as error:
             failures.append(error)
@@ -265,6 +251,8 @@ def test_many_hands_at_once():
     assert len(workers()) == 1
     for live in lives:
         live.restart()
+        until(lambda live=live: live.step)
+        live.pause()
         live.wait(10)
         assert (live.state, live.error) == ("paused", None)
 

@@ -540,9 +540,12 @@ def test_an_interrupted_painting_goes_on_with_the_next_size(paint):
         assert ours.done == theirs.done
 
 
-def test_style_scale_is_the_size_at_which_the_painting_is_measured(paint, avg_vgg, picture):
+def test_the_scale_of_a_style_is_the_size_at_which_the_painting_is_measured(
+    paint, avg_vgg, picture
+):
     """The style loss of the start is that for the painting made as much smaller."""
     pair = picture("temple", 96), picture("starry_night", 96)
-    first = next(paint(sizes=96, steps=1, init="content", style_scale=0.5, dtype=torch.float32))
+    style = nst.Style(pair[1], scale=0.5)
+    first = next(paint(style=style, sizes=96, steps=1, init="content", dtype=torch.float32))
     losses_of = nst.relative_losses(avg_vgg, pair[0], nst.resize(pair[1], 48), nst.Weights())
     assert first.losses["style"] == pytest.approx(losses_of(pair[0])["style"].item(), rel=1e-3)
