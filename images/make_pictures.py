@@ -11,7 +11,7 @@ usage: python images/make_pictures.py [NAME ...], by default all. Two files name
 Beside every picture stands a JSON file with the settings, the seconds, and the losses at the end of
 every size. A picture whose settings have not changed since is not painted again. An interrupted run
 goes on with the size that it was interrupted at, if it follows a recipe; what it has so far is in
-out/pictures. Runs on a GPU if there is one. At the end the row on top of the README is made.
+out/pictures. Runs on a GPU if there is one. At the end the film on top of the README is made.
 """
 
 import io
@@ -34,7 +34,8 @@ IMAGES = Path(__file__).resolve().parent
 NOTEBOOKS = IMAGES.parent / "notebooks"
 LIMIT = 300_000  # bytes of a picture, at most
 TRIAL_SIZE, TRIAL_STEPS = 512, (100, 60, 35)  # of a trial: the long side, the steps at each size
-ROW = ("starry_night", 320)  # whose pictures stand on top of the README, and how high
+FILM = "night_temple"  # the recipe whose painting the README shows as it comes about
+FILM_SIZES, FILM_STEPS, HEIGHT = (96, 192, 288), (120, 60, 40), 192
 
 
 def read(path: Path) -> dict:
@@ -170,21 +171,32 @@ def paint(name: str, settings: dict, progress: Progress, images: Path, folder: P
     say(f"{name}: done in {record['seconds']:.0f} s", last=True)
 
 
-def put_row_together(name: str, recipe: dict, height: int, images: Path) -> Image.Image:
-    """Return photograph, painted picture and painting side by side."""
-    paths = f"content/{recipe['content']}", f"gallery/{name}", f"style/{recipe['style']}"
-    parts = []
-    for path in paths:
-        with Image.open(images / f"{path}.jpg") as picture:
-            width = round(picture.width * height / picture.height)
-            parts.append(picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS))
-    gap = 8
-    row = Image.new("RGB", (sum(part.width + gap for part in parts) - gap, height), "white")
+def row(pictures: list[Image.Image], height: int, gap: int = 8) -> Image.Image:
+    """Return the pictures side by side, scaled to one height."""
+    widths = [round(picture.width * height / picture.height) for picture in pictures]
+    result = Image.new("RGB", (sum(widths) + gap * (len(widths) - 1), height), "white")
     left = 0
-    for part in parts:
-        row.paste(part, (left, 0))
-        left += part.width + gap
-    return row
+    for picture, width in zip(pictures, widths, strict=True):
+        result.paste(picture.resize((width, height), Image.Resampling.LANCZOS), (left, 0))
+        left += width + gap
+    return result
+
+
+def film(recipe: dict, path: Path) -> None:
+    """Write an animated image: the photograph, the picture as it comes about, the paintings."""
+    files = [f"content/{recipe['content']}"]
+    files += [f"style/{entry['style']}" for entry in (recipe, *recipe.get("others", ()))]
+    photo, *models = [Image.open(IMAGES / f"{file}.jpg").convert("RGB") for file in files]
+    steps = nst_studio.follow(recipe, IMAGES, sizes=FILM_SIZES, steps=FILM_STEPS)
+    frames = [
+        row([photo, nst.to_pil(step.image), *models], HEIGHT)
+        for step in steps
+        if step.index < 12 or step.index % 6 == 0 or step.done == 1
+    ]
+    times = [100] * (len(frames) - 1) + [4000]  # milliseconds
+    frames[0].save(
+        path, save_all=True, append_images=frames[1:], duration=times, loop=0, quality=70, method=6
+    )
 
 
 def main(names: list[str], images: Path = IMAGES, folder: Path = IMAGES.parent / "out/pictures"):
@@ -203,11 +215,9 @@ def main(names: list[str], images: Path = IMAGES, folder: Path = IMAGES.parent /
     progress = Progress(todo)
     for name, settings in todo.items():
         paint(name, settings, progress, images, folder)
-    name, height = ROW
-    if name in recipes and is_painted(f"gallery/{name}", pictures[f"gallery/{name}"], images):
-        (images / "readme.jpg").write_bytes(
-            jpeg(put_row_together(name, recipes[name], height, images))
-        )
+    path = images / "readme.webp"
+    if FILM in recipes and not (path.is_file() and FILM not in {x.split("/")[1] for x in todo}):
+        film(recipes[FILM], path)
 
 
 if __name__ == "__main__":

@@ -85,10 +85,10 @@ def test_a_gallery_picture_has_both_parents(name, vgg):
     """Its style is nearer to the painting's than the photograph's is; likewise its content."""
     recipe = RECIPES[name]
     photo = nst.load_image(IMAGES / f"content/{recipe['content']}.jpg", 192)
-    painting = nst.load_image(IMAGES / f"style/{recipe['style']}.jpg", 192)
+    paintings = [style.at(192) for style in nst_studio.styles(recipe, IMAGES)]
     result = nst.load_image(IMAGES / f"gallery/{name}.jpg", 192)
-    losses_of = nst.relative_losses(vgg, photo, painting, nst.Weights())
-    stretched = nst.resize(painting, photo.shape[-2:])
+    losses_of = nst.relative_losses(vgg, photo, paintings, nst.Weights())
+    stretched = nst.resize(paintings[0].image, photo.shape[-2:])
     with torch.no_grad():
         ours, theirs, start = map(losses_of, (result, stretched, photo))
     assert ours["style"] < 0.5 * start["style"]
@@ -113,16 +113,16 @@ def test_a_recipe_is_what_one_would_write_by_hand():
 @pytest.mark.parametrize("entry", ["sytle", "stepz", "optimizer"])
 def test_a_misspelt_entry_is_named(entry):
     with pytest.raises(TypeError, match=entry):
-        nst_studio.follow(RECIPES["poppies"], IMAGES, **{entry: 1})
+        nst_studio.follow(RECIPES["hills"], IMAGES, **{entry: 1})
 
 
 @pytest.fixture
 def two(script, monkeypatch, tmp_path):
     """The script with two recipes, made small, and what it says."""
     small = {"sizes": [32, 48], "steps": [3, 2], "trials": {}}
-    recipes = {name: RECIPES[name] | small for name in ("great_wave", "poppies")}
+    recipes = {name: RECIPES[name] | small for name in ("great_wave", "hills")}
     said = []
-    monkeypatch.setattr(script, "ROW", ("none", 1))
+    monkeypatch.setattr(script, "FILM", "none")
     monkeypatch.setattr(script, "say", lambda text, last=False: said.append(text))
     read = script.read
     files = {"recipes.json": recipes, "figures.json": {}}
@@ -140,12 +140,12 @@ def test_the_script_paints_what_is_missing_or_outdated(two):
     said.clear()
     script.main([], *folders)
     assert said[0] == "1 pictures are there, 1 are to be painted"
-    assert said[-1].startswith("gallery/poppies: done in ")
+    assert said[-1].startswith("gallery/hills: done in ")
     assert (gallery / "great_wave.jpg").stat().st_mtime_ns == before
-    recipes["poppies"] |= {"why": "Better words.", "weights": {"style": 7}}
+    recipes["hills"] |= {"why": "Better words.", "weights": {"style": 7}}
     recipes["great_wave"] |= {"why": "Better words."}
     script.main([], *folders)
-    assert script.read(gallery / "poppies.json")["settings"]["weights"]["style"] == 7
+    assert script.read(gallery / "hills.json")["settings"]["weights"]["style"] == 7
     assert (gallery / "great_wave.jpg").stat().st_mtime_ns == before
     assert not list(folders[1].rglob("*.pt"))
 
@@ -174,22 +174,22 @@ def test_an_interrupted_run_goes_on_with_the_size_that_it_was_at(two, monkeypatc
 
     monkeypatch.setattr(script.nst_studio, "follow", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        script.main(["poppies"], *folders)
-    script.main(["poppies"], *folders)
+        script.main(["hills"], *folders)
+    script.main(["hills"], *folders)
     assert sizes == [32, 32, 32, 48, 48, 48]
-    record = script.read(folders[0] / "gallery/poppies.json")
+    record = script.read(folders[0] / "gallery/hills.json")
     assert {size: losses["steps"] for size, losses in record["losses"].items()} == {
         "32": 3,
         "48": 2,
     }
     monkeypatch.setattr(script.nst_studio, "follow", follow)
-    picture = (folders[0] / "gallery/poppies.jpg").read_bytes()
-    (folders[0] / "gallery/poppies.json").unlink()
-    script.main(["poppies"], *folders)
-    assert (folders[0] / "gallery/poppies.jpg").read_bytes() == picture
+    picture = (folders[0] / "gallery/hills.jpg").read_bytes()
+    (folders[0] / "gallery/hills.json").unlink()
+    script.main(["hills"], *folders)
+    assert (folders[0] / "gallery/hills.jpg").read_bytes() == picture
 
 
 def test_a_name_without_recipe_is_refused(two):
     script, *_, folders = two
-    with pytest.raises(SystemExit, match="no picture of mona_lisa; there are great_wave, poppies"):
-        script.main(["poppies", "mona_lisa"], *folders)
+    with pytest.raises(SystemExit, match="no picture of mona_lisa; there are great_wave, hills"):
+        script.main(["hills", "mona_lisa"], *folders)

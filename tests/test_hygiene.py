@@ -244,7 +244,8 @@ def test_every_picture_has_its_source():
     for name, width, height in named:
         with Image.open(present[name]) as picture:
             assert picture.size == (int(width), int(height)), name
-        assert present[name].stat().st_size <= 300_000, name
+        limit = 1_500_000 if name == "readme.webp" else 300_000  # a film
+        assert present[name].stat().st_size <= limit, name
 
 
 def test_readme_shows_the_measured_table():
