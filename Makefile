@@ -10,7 +10,7 @@ export GOMP_SPINCOUNT ?= 2000
 # `make lint` fixes most of what these two report.
 STYLE := $(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-.PHONY: help lab check test oldest notebooks pictures bench lint clean
+.PHONY: help lab check test oldest notebooks pictures html handout bench lint clean
 
 help:
 	@echo "make lab        open the notebooks in JupyterLab  (ARGS=\"--no-browser --port 8899\")"
@@ -19,6 +19,8 @@ help:
 	@echo "make oldest     run the tests with the oldest versions allowed  (PYTHON=python3.10)"
 	@echo "make notebooks  run all notebooks again and store their outputs  (ARGS='notebooks/04*.ipynb')"
 	@echo "make pictures   paint the gallery and the figures that are missing or outdated  (ARGS=poppies)"
+	@echo "make html       write the notebooks as pages to read, into html/"
+	@echo "make handout    write them without outputs and solutions, into handout/"
 	@echo "make bench      measure speed and memory"
 	@echo "make lint       check, fix and format code and notebooks"
 	@echo "make clean      remove the environment and all caches"
@@ -53,6 +55,9 @@ notebooks: $(READY)
 pictures: $(READY)
 	$(BIN)/python images/make_pictures.py $(ARGS)
 
+html handout: $(READY)
+	$(BIN)/python teaching/export.py $@ $(ARGS)
+
 bench: $(READY)
 	$(BIN)/python benchmarks/compare.py $(ARGS)
 
@@ -60,7 +65,7 @@ lint: $(READY)
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-oldest nst_helpers.egg-info build out .pytest_cache .ruff_cache
+	rm -rf .venv .venv-oldest nst_helpers.egg-info build out html handout .pytest_cache .ruff_cache
 	find . -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
 # Installed once, and again whenever pyproject.toml is newer than the last installation.

@@ -5,6 +5,7 @@ and time stamps are left out, so that the files stay small and a re-run changes 
 widget brings a picture of itself, only the picture is stored: without a kernel the widget is dead.
 """
 
+import re
 import sys
 import time
 from pathlib import Path
@@ -15,23 +16,34 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def peak_memory(process: int) -> str:
+    """Return what a process used at most, on Linux: the only system that tells it of another."""
+    status = Path(f"/proc/{process}/status")
+    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.is_file() else None
+    return f"{int(found[1]) / 1e6:.1f} GB" if found else "memory unknown"
+
+
 def run(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
-    start = time.perf_counter()
-    NotebookClient(
+    client = NotebookClient(
         notebook,
         timeout=900,
         kernel_name="python3",
         record_timing=False,
         resources={"metadata": {"path": str(path.parent)}},
-    ).execute()
+    )
+    with client.setup_kernel():
+        start = time.perf_counter()
+        for index, cell in enumerate(notebook.cells):
+            client.execute_cell(cell, index)
+        seconds, memory = time.perf_counter() - start, peak_memory(client.km.provisioner.pid)
     notebook.metadata.language_info = {"name": "python"}
     notebook.metadata.pop("widgets", None)
     for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
         if any(kind.startswith("image/") for kind in output.get("data", {})):
             output.data.pop("application/vnd.jupyter.widget-view+json", None)
     nbformat.write(notebook, path)
-    print(f"{path.name}: {time.perf_counter() - start:.0f} s, {path.stat().st_size / 1e3:.0f} kB")
+    print(f"{path.name}: {seconds:.0f} s, {path.stat().st_size / 1e3:.0f} kB, {memory}")
 
 
 if __name__ == "__main__":
