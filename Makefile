@@ -15,7 +15,7 @@ STYLE := $(BIN)/ruff check . && $(BIN)/ruff format --check .
 help:
 	@echo "make lab        open the notebooks in JupyterLab  (ARGS=\"--no-browser --port 8899\")"
 	@echo "make check      check the style and run the quick tests, in a minute and a half  (ARGS=\"-k network\")"
-	@echo "make test       the same, the slow tests, every notebook and the browser tests, about ten minutes"
+	@echo "make test       all of check, the slow tests, every notebook and the browser tests, about twelve minutes"
 	@echo "make oldest     run the tests with the oldest versions allowed  (PYTHON=python3.10)"
 	@echo "make notebooks  run all notebooks again and store their outputs  (ARGS='notebooks/04*.ipynb')"
 	@echo "make pictures   paint the gallery and the figures that are missing or outdated  (ARGS=poppies)"

@@ -5,8 +5,9 @@ In the environment of environment.yml, with jupyterhub and configurable-http-pro
     jupyterhub --config teaching/jupyterhub_config.py
 
 As it stands, everybody may log in with the password in NST_PASSWORD, and all servers belong to
-one system account. That is for a trial, or for a room of its own. For a class, choose another
-authenticator, and a spawner that enforces the limits, such as systemdspawner or dockerspawner.
+one system account. That is for a trial on a closed network. For a class, choose another
+authenticator, and a spawner that enforces the limits, such as systemdspawner or dockerspawner. To
+leave out the solutions, run `make handout` and write "handout" for "notebooks" below.
 """
 
 import os
@@ -38,9 +39,9 @@ c.Spawner.default_url = "/lab/tree/notebooks"
 c.Spawner.start_timeout = c.Spawner.http_timeout = 120  # seconds: thirty may start at once
 # Two threads each, and threads that wait leave the cores to the others.
 c.Spawner.environment = {"OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "2000"}
-c.Spawner.mem_limit = "3G"  # enforced by systemdspawner and dockerspawner
+c.Spawner.mem_limit = "4G"  # enforced by systemdspawner and dockerspawner
 c.Spawner.cpu_limit = 2
-# A kernel that nobody has used for an hour ends; its memory goes to the others.
+# A kernel that is idle for an hour, with no open tab, ends and frees its memory.
 c.Spawner.args = ["--MappingKernelManager.cull_idle_timeout=3600"]
 # The upload of a photograph of more than 10 MB would break the connection to the kernel.
 c.Spawner.args += ["--ServerApp.tornado_settings={'websocket_max_message_size': 300000000}"]
