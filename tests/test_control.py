@@ -123,6 +123,17 @@ def test_each_region_takes_its_own_painting(temple, starry_night, picture, avg_v
         assert own < 0.7 * foreign
 
 
+def test_weights_stay_live_with_several_styles(temple, starry_night, picture, avg_vgg, halves):
+    """A change of the style weight in the middle of a painting counts at the next step."""
+    styles = [S(starry_night, mask=halves[0]), S(picture("great_wave", 96), mask=halves[1])]
+    weights, options = nst.Weights(), {"sizes": 48, "steps": 6, "tolerance": 0}
+    for step in nst.stylize(temple, styles, vgg=avg_vgg, weights=weights, **options):
+        losses = step.losses
+        total = losses["content"] + weights.style * losses["style"]
+        assert losses["total"] == pytest.approx(total, rel=1e-3)
+        weights.style = 100 if step.index >= 3 else 25
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_both_number_formats(temple, starry_night, avg_vgg, halves, dtype):
     styles = [S(starry_night, mask=halves[0]), S(starry_night, 0.5, mask=halves[1])]
