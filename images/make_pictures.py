@@ -35,7 +35,7 @@ NOTEBOOKS = IMAGES.parent / "notebooks"
 LIMIT = 300_000  # bytes of a picture, at most
 TRIAL_SIZE, TRIAL_STEPS = 512, (100, 60, 35)  # of a trial: the long side, the steps at each size
 FILM = "night_temple"  # the recipe whose painting the README shows as it comes about
-FILM_SIZES, FILM_STEPS, HEIGHT = (96, 192, 288), (120, 60, 40), 192
+FILM_SIZES, FILM_STEPS, HEIGHT = (128, 192, 288), (80, 60, 60), 192
 
 
 def read(path: Path) -> dict:
@@ -189,14 +189,15 @@ def film(recipe: dict, path: Path) -> None:
     photo, *models = [Image.open(IMAGES / f"{file}.jpg").convert("RGB") for file in files]
     steps = nst_studio.follow(recipe, IMAGES, sizes=FILM_SIZES, steps=FILM_STEPS)
     frames = [
-        row([photo, nst.to_pil(step.image), *models], HEIGHT)
+        row([photo, nst.to_pil(step.image).resize(photo.size), *models], HEIGHT)
         for step in steps
         if step.index < 12 or step.index % 6 == 0 or step.done == 1
     ]
     times = [100] * (len(frames) - 1) + [4000]  # milliseconds
-    frames[0].save(
-        path, save_all=True, append_images=frames[1:], duration=times, loop=0, quality=70, method=6
-    )
+    options = {"save_all": True, "append_images": frames[1:], "duration": times, "loop": 0}
+    buffer = io.BytesIO()  # so that a failure leaves no half of a file
+    frames[0].save(buffer, "WEBP", quality=70, method=6, **options)
+    path.write_bytes(buffer.getvalue())
 
 
 def main(names: list[str], images: Path = IMAGES, folder: Path = IMAGES.parent / "out/pictures"):
@@ -216,7 +217,7 @@ def main(names: list[str], images: Path = IMAGES, folder: Path = IMAGES.parent /
     for name, settings in todo.items():
         paint(name, settings, progress, images, folder)
     path = images / "readme.webp"
-    if FILM in recipes and not (path.is_file() and FILM not in {x.split("/")[1] for x in todo}):
+    if FILM in recipes and (f"gallery/{FILM}" in todo or not path.is_file()):
         film(recipes[FILM], path)
 
 
