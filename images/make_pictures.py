@@ -1,17 +1,17 @@
-"""Paint what the notebooks show but do not paint live (`make pictures`): the gallery, the figures.
+"""Paint the gallery, and the figures that notebooks do not paint live (`make pictures`).
 
-usage: python images/make_pictures.py [NAME ...], by default all. Two files name them:
+usage: python images/make_pictures.py [NAME ...], by default all. Two files name the pictures:
 
 - recipes.json: a recipe is a picture of gallery/, and each of its "trials", the recipe with some
   entries changed, is one of figures/.
 - figures.json: a figure is a row of pictures of figures/, its "variants". They share "settings".
-  Either these are those of a recipe, or "function" names a notebook and one of its functions that
-  paints ("04_pixel_optimization:by_paper"), which gets the other settings as arguments.
+  Either these are the entries of a recipe, or "function" names a notebook and one of its functions
+  ("04_pixel_optimization:by_paper"), which paints with the other settings as arguments.
 
-Beside every picture stands a JSON file with the settings, the seconds, and the losses at the end of
-every size. A picture whose settings have not changed since is not painted again. An interrupted run
-goes on with the size that it was interrupted at, if it follows a recipe; what it has so far is in
-out/pictures. Runs on a GPU if there is one. At the end the film on top of the README is made.
+A JSON file beside every picture records the settings, the seconds, and the losses at the end of
+every size. A picture is painted again only if its settings have changed. An interrupted recipe
+resumes at the size that it had reached; its finished sizes are kept in out/pictures. The run uses a
+GPU if there is one. At the end it makes the film at the top of the README.
 """
 
 import io
@@ -33,9 +33,10 @@ import nst_studio
 IMAGES = Path(__file__).resolve().parent
 NOTEBOOKS = IMAGES.parent / "notebooks"
 LIMIT = 300_000  # bytes of a picture, at most
-TRIAL_SIZE, TRIAL_STEPS = 512, (100, 60, 35)  # of a trial: the long side, the steps at each size
-FILM = "night_temple"  # the recipe whose painting the README shows as it comes about
-FILM_SIZES, FILM_STEPS, HEIGHT = (128, 192, 288), (80, 60, 60), 192
+TRIAL_SIZE, TRIAL_STEPS = 512, (100, 60, 35)  # a trial's largest long side, its steps at each size
+PERIOD = 10  # seconds between two lines of progress
+FILM = "night_temple"  # the recipe of the film in the README
+FILM_SIZES, FILM_STEPS, HEIGHT, GAP = (128, 192, 288), (80, 60, 60), 192, 8
 
 
 def read(path: Path) -> dict:
@@ -43,7 +44,7 @@ def read(path: Path) -> dict:
 
 
 def essence(recipe: dict) -> dict:
-    """Return what of a recipe changes the picture."""
+    """Return the entries of a recipe that change the picture."""
     return {key: value for key, value in recipe.items() if key not in nst_studio.WORDS}
 
 
@@ -65,7 +66,7 @@ def plan(recipes: dict, figures: dict) -> dict[str, dict]:
 
 @cache
 def notebook(name: str) -> dict:
-    """Return what the cells tagged "setup" of a notebook define."""
+    """Return {name: value} of what a notebook's cells tagged "setup" define."""
     names = {}
     for cell in nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4).cells:
         if "setup" in cell.metadata.get("tags", ()):
@@ -74,7 +75,7 @@ def notebook(name: str) -> dict:
 
 
 def begin(settings: dict, resume: torch.Tensor | None) -> Iterator[nst.Step]:
-    """Return the steps that paint a picture, all or those that follow the picture `resume`."""
+    """Return the steps that paint a picture; a recipe goes on from the picture `resume`."""
     if "function" not in settings:
         return nst_studio.follow(settings, IMAGES, resume=resume)
     name, function = settings["function"].split(":")
@@ -87,18 +88,18 @@ def is_painted(name: str, settings: dict, images: Path = IMAGES) -> bool:
     return picture.is_file() and record.is_file() and read(record).get("settings") == settings
 
 
-def jpeg(image: Image.Image, limit: int = LIMIT) -> bytes:
-    """Return the best JPEG of at most `limit` bytes."""
+def jpeg(image: Image.Image) -> bytes:
+    """Return the best JPEG of at most LIMIT bytes."""
     for quality in range(95, 20, -1):
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=quality, optimize=True, progressive=True)
-        if buffer.tell() <= limit:
+        if buffer.tell() <= LIMIT:
             return buffer.getvalue()
-    raise ValueError(f"no JPEG of {image.size[0]}×{image.size[1]} fits into {limit} bytes")
+    raise ValueError(f"a picture of {image.width}×{image.height} px takes more than {LIMIT} bytes")
 
 
 def say(text: str, last: bool = False) -> None:
-    """Write a line of progress: over the one before in a terminal, below it in a log."""
+    """Print a line of progress; in a terminal it replaces the line before."""
     if sys.stdout.isatty():
         print(f"\r{text:<78}", end="\n" if last else "", flush=True)
     else:
@@ -106,26 +107,26 @@ def say(text: str, last: bool = False) -> None:
 
 
 def work(settings: dict) -> int:
-    """Return how much work a picture is: its steps, each counted with its pixels."""
+    """Return the work that a picture takes: the sum of size² over its steps."""
     return sum(n * size**2 for n, size in zip(settings["steps"], settings["sizes"], strict=True))
 
 
 class Progress:
-    """The minutes left, from the work of all pictures and the seconds of what is done."""
+    """Estimates the minutes left, from the work to do and the seconds of the work done."""
 
-    def __init__(self, todo: dict[str, dict], every: float = 10):
+    def __init__(self, todo: dict[str, dict]):
         self.left = sum(map(work, todo.values()))
-        self.every, self.due, self.spent, self.done = every, 0.0, 0.0, 0
+        self.due, self.spent, self.done = 0.0, 0.0, 0
 
     def tell(self, name: str, settings: dict, step: nst.Step, seconds: float, done: int) -> None:
-        """Say where the run is, every so many seconds; `done` is the work since `seconds` began."""
+        """Print the progress now and then; `seconds` and `done` are time and work so far."""
         if seconds < self.due:
             return
         rate = (self.spent + seconds) / (self.done + done)
         rest = work(settings) * (1 - step.done)
         text = f"{name}: {step.done:4.0%}, {step.size} px, {rest * rate / 60:.1f} min left"
         say(f"{text}, {(self.left - work(settings) + rest) * rate / 60:.0f} min for all")
-        self.due = seconds + self.every
+        self.due = seconds + PERIOD
 
     def finish(self, settings: dict, seconds: float, done: int) -> None:
         self.left, self.due = self.left - work(settings), 0.0
@@ -159,9 +160,9 @@ def paint(name: str, settings: dict, progress: Progress, images: Path, folder: P
     progress.finish(settings, time.monotonic() - began, done)
     record |= {"threads": torch.get_num_threads(), "torch": torch.__version__}
     record["device"] = str(step.picture.device)
-    if step.dtype:  # that of the network; `stylize` tells it, `optimize` does not know
+    if step.dtype:  # of the network; the steps of `optimize` alone have none
         record["dtype"] = str(step.dtype).split(".")[-1]
-    # The record goes last: without it, the picture counts as not painted.
+    # The record is written last: without it, the picture counts as not painted.
     (images / f"{name}.json").unlink(missing_ok=True)
     (images / name).parent.mkdir(parents=True, exist_ok=True)
     (images / f"{name}.jpg").write_bytes(jpeg(nst.to_pil(step.image)))
@@ -171,31 +172,31 @@ def paint(name: str, settings: dict, progress: Progress, images: Path, folder: P
     say(f"{name}: done in {record['seconds']:.0f} s", last=True)
 
 
-def row(pictures: list[Image.Image], height: int, gap: int = 8) -> Image.Image:
-    """Return the pictures side by side, scaled to one height."""
-    widths = [round(picture.width * height / picture.height) for picture in pictures]
-    result = Image.new("RGB", (sum(widths) + gap * (len(widths) - 1), height), "white")
+def row(pictures: list[Image.Image]) -> Image.Image:
+    """Return the pictures side by side, scaled to HEIGHT, with gaps of GAP pixels."""
+    widths = [round(picture.width * HEIGHT / picture.height) for picture in pictures]
+    result = Image.new("RGB", (sum(widths) + GAP * (len(widths) - 1), HEIGHT), "white")
     left = 0
     for picture, width in zip(pictures, widths, strict=True):
-        result.paste(picture.resize((width, height), Image.Resampling.LANCZOS), (left, 0))
-        left += width + gap
+        result.paste(picture.resize((width, HEIGHT), Image.Resampling.LANCZOS), (left, 0))
+        left += width + GAP
     return result
 
 
 def film(recipe: dict, path: Path) -> None:
-    """Write an animated image: the photograph, the picture as it comes about, the paintings."""
+    """Write an animated image: the photograph, the picture while it is painted, the paintings."""
     files = [f"content/{recipe['content']}"]
     files += [f"style/{entry['style']}" for entry in (recipe, *recipe.get("others", ()))]
     photo, *models = [Image.open(IMAGES / f"{file}.jpg").convert("RGB") for file in files]
     steps = nst_studio.follow(recipe, IMAGES, sizes=FILM_SIZES, steps=FILM_STEPS)
     frames = [
-        row([photo, nst.to_pil(step.image).resize(photo.size), *models], HEIGHT)
+        row([photo, nst.to_pil(step.image).resize(photo.size), *models])
         for step in steps
         if step.index < 12 or step.index % 6 == 0 or step.done == 1
     ]
     times = [100] * (len(frames) - 1) + [4000]  # milliseconds
     options = {"save_all": True, "append_images": frames[1:], "duration": times, "loop": 0}
-    buffer = io.BytesIO()  # so that a failure leaves no half of a file
+    buffer = io.BytesIO()  # a failure must not leave half a file
     frames[0].save(buffer, "WEBP", quality=70, method=6, **options)
     path.write_bytes(buffer.getvalue())
 
@@ -205,14 +206,14 @@ def main(names: list[str], images: Path = IMAGES, folder: Path = IMAGES.parent /
     pictures = plan(recipes, figures)
     if unknown := [name for name in names if name not in {**recipes, **figures}]:
         there = ", ".join([*recipes, *figures])
-        sys.exit(f"no picture of {', '.join(unknown)}; there are {there}")
+        sys.exit(f"unknown: {', '.join(unknown)}; the recipes and figures are {there}")
     chosen = {
         name: settings
         for name, settings in pictures.items()
         if not names or name.split("/")[1].split("-")[0] in names
     }
     todo = {name: x for name, x in chosen.items() if not is_painted(name, x, images)}
-    say(f"{len(chosen) - len(todo)} pictures are there, {len(todo)} are to be painted", last=True)
+    say(f"pictures: {len(chosen) - len(todo)} up to date, {len(todo)} to paint", last=True)
     progress = Progress(todo)
     for name, settings in todo.items():
         paint(name, settings, progress, images, folder)
@@ -222,8 +223,8 @@ def main(names: list[str], images: Path = IMAGES, folder: Path = IMAGES.parent /
 
 
 if __name__ == "__main__":
-    os.chdir(NOTEBOOKS)  # from where their functions find their pictures
+    os.chdir(NOTEBOOKS)  # their functions read ../images
     try:
         main(sys.argv[1:])
     except KeyboardInterrupt:
-        sys.exit("\ninterrupted; `make pictures` goes on with the size that it was at")
+        sys.exit("\ninterrupted; `make pictures` resumes at the size that was reached")

@@ -1,8 +1,8 @@
-"""Write the notebooks for a class: `make html`, pages to read; `make handout`, to fill in.
+"""Write the notebooks as pages to read (`make html`) or as handouts to fill in (`make handout`).
 
-usage: python teaching/export.py html|handout [FOLDER]. Both folders lie beside notebooks/, so that
-links to pictures hold. A page needs no network: its formulas become MathML, which browsers show by
-themselves. A handout has neither outputs nor solutions.
+usage: python teaching/export.py html|handout. The folder html/ or handout/ is beside notebooks/, so
+that links to pictures work. Pages work offline: their formulas are MathML, which browsers render.
+Handouts have neither outputs nor solutions.
 """
 
 import re
@@ -16,7 +16,7 @@ from nbconvert.preprocessors import ClearOutputPreprocessor, Preprocessor, TagRe
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDGET = "application/vnd.jupyter.widget-view+json"
-CODE = r"(```.*?```|`[^`\n]*`)"  # in which a dollar sign is a dollar sign
+CODE = r"(```.*?```|`[^`\n]*`)"  # in code, a dollar sign does not begin a formula
 FORMULA = r"\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$\n]+?)\$"
 
 
@@ -26,7 +26,7 @@ def to_mathml(found: re.Match) -> str:
 
 
 class Page(Preprocessor):
-    """Formulas in Markdown become MathML; what only a running kernel can show goes."""
+    """Turns formulas into MathML and removes widgets, which need a running kernel."""
 
     def preprocess_cell(self, cell, resources, index):
         if cell.cell_type == "markdown":
@@ -58,4 +58,4 @@ def main(kind: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2] if len(sys.argv) > 2 else ROOT / sys.argv[1]))
+    main(sys.argv[1], ROOT / sys.argv[1])

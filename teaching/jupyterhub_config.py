@@ -4,10 +4,10 @@ In the environment of environment.yml, with jupyterhub and configurable-http-pro
 
     jupyterhub --config teaching/jupyterhub_config.py
 
-As it stands, everybody may log in with the password in NST_PASSWORD, and all servers belong to
-one system account. That is for a trial on a closed network. For a class, choose another
-authenticator, and a spawner that enforces the limits, such as systemdspawner or dockerspawner. To
-leave out the solutions, run `make handout` and write "handout" for "notebooks" below.
+Everybody can log in with the password in NST_PASSWORD, and all servers belong to one system
+account. This is only for a trial on a closed network. For a class, choose another authenticator,
+and a spawner that enforces the limits, such as systemdspawner or dockerspawner. To leave out the
+solutions, run `make handout` and replace "notebooks" by "handout" below, also in the URL.
 """
 
 import os
@@ -20,7 +20,7 @@ STUDENTS = Path(os.environ.get("NST_STUDENTS", ROOT / "students"))
 
 
 def give_copy(spawner):
-    """Copy notebooks and pictures into the student's folder, unless they are there."""
+    """Copy the notebooks and pictures into the student's folder if they are not there yet."""
     folder = STUDENTS / spawner.user.name
     for name in ("notebooks", "images"):
         if not (folder / name).exists():
@@ -36,12 +36,12 @@ c.JupyterHub.spawner_class = "simple"
 c.Spawner.pre_spawn_hook = give_copy
 c.Spawner.cmd = [sys.executable, "-m", "jupyterhub.singleuser"]
 c.Spawner.default_url = "/lab/tree/notebooks"
-c.Spawner.start_timeout = c.Spawner.http_timeout = 120  # seconds: thirty may start at once
-# Two threads each, and threads that wait leave the cores to the others.
+c.Spawner.start_timeout = c.Spawner.http_timeout = 120  # in seconds, if thirty start at once
+# Two threads for each student. Threads that wait for each other stop spinning early.
 c.Spawner.environment = {"OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "2000"}
 c.Spawner.mem_limit = "4G"  # enforced by systemdspawner and dockerspawner
 c.Spawner.cpu_limit = 2
-# A kernel that is idle for an hour, with no open tab, ends and frees its memory.
+# A kernel without an open tab is shut down after an idle hour, which frees its memory.
 c.Spawner.args = ["--MappingKernelManager.cull_idle_timeout=3600"]
-# The upload of a photograph of more than 10 MB would break the connection to the kernel.
+# Otherwise uploading a photograph of more than 10 MB breaks the connection to the kernel.
 c.Spawner.args += ["--ServerApp.tornado_settings={'websocket_max_message_size': 300000000}"]

@@ -1,8 +1,8 @@
 """Run the notebooks from top to bottom in fresh kernels and store their outputs.
 
-usage: python tests/run_notebooks.py [NOTEBOOK ...], by default all in notebooks/. Widget state
-and time stamps are left out, so that the files stay small and a re-run changes little; and where a
-widget brings a picture of itself, only the picture is stored: without a kernel the widget is dead.
+usage: python tests/run_notebooks.py [NOTEBOOK ...], by default all in notebooks/. Widget state and
+time stamps are not stored, so that the files stay small and a re-run changes little. If a widget
+comes with a picture, only the picture is stored, since a widget does nothing without a kernel.
 """
 
 import re
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def peak_memory(process: int) -> str:
-    """Return what a process used at most, on Linux: the only system that tells it of another."""
+    """Return the peak memory of another process, which only Linux reports."""
     status = Path(f"/proc/{process}/status")
     found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.is_file() else None
     return f"{int(found[1]) / 1e6:.1f} GB" if found else "memory unknown"

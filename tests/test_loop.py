@@ -2,7 +2,6 @@
 
 import gc
 import math
-import signal
 from itertools import pairwise
 
 import pytest
@@ -11,29 +10,18 @@ import torch
 import nst_helpers as nst
 
 
-@pytest.fixture
-def quadratic():
-    """A badly conditioned convex function of 30 numbers (float64), and where it begins."""
+def test_lbfgs_moves_as_torch_does():
+    """On a badly conditioned quadratic, at 25 steps: its memory of 10 pairs is full and forgets."""
     torch.manual_seed(0)
     basis = torch.linalg.qr(torch.randn(30, 30, dtype=torch.float64))[0]
     curvature = basis * torch.logspace(-2, 2, 30, dtype=torch.float64) @ basis.T
     goal = torch.randn(30, dtype=torch.float64)
-
-    def value(x):
-        return (x - goal) @ curvature @ (x - goal) / 2
-
-    return value, torch.zeros(30, dtype=torch.float64)
-
-
-def test_lbfgs_moves_as_torch_does(quadratic):
-    """At each of 25 steps, with a memory of 10 pairs that is full and forgets."""
-    value, start = quadratic
-    x = start.clone().requires_grad_()
+    x = torch.zeros_like(goal, requires_grad=True)
     peer = torch.optim.LBFGS([x], lr=0.5, max_iter=1, history_size=10)
 
     def closure():
         peer.zero_grad()
-        loss = value(x)
+        loss = (x - goal) @ curvature @ (x - goal) / 2
         loss.backward()
         return loss
 
@@ -48,26 +36,9 @@ def test_lbfgs_moves_as_torch_does(quadratic):
             torch.testing.assert_close(move, state["d"], rtol=1e-9, atol=0)
         else:
             assert torch.equal(move, -state["prev_flat_grad"])
-
-
-def test_lbfgs_is_the_formula_with_whole_matrices(quadratic):
-    """H' = (1 - ρ s yᵀ) H (1 - ρ y sᵀ) + ρ s sᵀ (Nocedal and Wright, eq 7.16)."""
-    torch.manual_seed(1)
-    one = torch.eye(30, dtype=torch.float64)
-    pairs = []
-    for _ in range(5):
-        s = torch.randn(30, dtype=torch.float64)
-        y = s + 0.3 * torch.randn(30, dtype=torch.float64)
-        pairs.append((s, y, 1 / s.dot(y)))
-    s, y, _ = pairs[-1]
-    H = one * s.dot(y) / y.dot(y)
-    for s, y, rho in pairs:
-        H = (one - rho * s.outer(y)) @ H @ (one - rho * y.outer(s)) + rho * s.outer(s)
-    gradient = torch.randn(30, dtype=torch.float64)
-    torch.testing.assert_close(nst.lbfgs_move(gradient, pairs), -H @ gradient)
-    nothing = torch.zeros(30, dtype=torch.float64), torch.zeros(30, dtype=torch.float64), 0.0
-    ignored = nst.lbfgs_move(gradient, [pairs[0], nothing, *pairs[1:]])  # it does not count
-    torch.testing.assert_close(ignored, -H @ gradient)
+    nothing = torch.zeros_like(goal), torch.zeros_like(goal), 0.0  # a pair that does not count
+    ignored = nst.lbfgs_move(state["prev_flat_grad"], [pairs[0], nothing, *pairs[1:]])
+    torch.testing.assert_close(ignored, move)
 
 
 GOAL = torch.rand(1, 3, 12, 16, generator=torch.Generator().manual_seed(0))
@@ -190,7 +161,7 @@ def test_a_loss_that_always_fails_is_an_error_and_the_picture_stays(kind):
     with pytest.raises(RuntimeError, match=r"not finite or exploded, .* lower the weights"):
         steps.extend(iter(nst.optimize(GREY, Flawed(range(1, 99), kind), steps=50)))
     assert steps == []
-    with pytest.raises(RuntimeError, match=r"1\d times in a row; .* The last step has its picture"):
+    with pytest.raises(RuntimeError, match=r"1\d times without progress; .* step has a picture"):
         steps.extend(iter(nst.optimize(GREY, Flawed(range(5, 99), kind), steps=50)))
     assert steps[-1].losses == min((step.losses for step in steps), key=lambda x: x["total"])
     assert distance(steps[-1].image)["distance"].item() == pytest.approx(steps[-1].losses["total"])
@@ -246,55 +217,8 @@ def test_moving_a_slider_does_not_shake_the_picture():
     assert after < 2 * max(before, nst.FIRST_MOVE / 100)
 
 
-def test_an_interruption_within_a_step_keeps_the_last_picture():
-    """A real signal, as the stop button sends it; then the painting goes on from its picture."""
-
-    def interrupted(picture):
-        calls.append(picture)
-        if len(calls) == 8:
-            signal.raise_signal(signal.SIGINT)
-        return distance(picture)
-
-    calls, steps, handler = [], [], signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            steps.extend(iter(nst.optimize(GREY, interrupted, steps=50)))
-    finally:
-        signal.signal(signal.SIGINT, handler)
-    last = steps[-1]
-    assert last.index == 7
-    assert distance(last.image)["distance"].item() == pytest.approx(last.losses["total"])
-    again = next(nst.optimize(last.image, distance, steps=1))
-    assert again.losses["total"] == pytest.approx(last.losses["total"])
-
-
-def test_picture_and_losses_are_the_readers_own():
-    untouched, start = list(nst.optimize(GREY, distance, steps=25, tolerance=0)), GREY.clone()
-    run = nst.optimize(start, distance, steps=25, tolerance=0)
-    for step, expected in zip(run, untouched, strict=True):
-        assert torch.equal(step.image, expected.image)
-        assert step.losses == expected.losses
-        assert not step.image.requires_grad
-        step.image.mul_(0)
-        step.losses.clear()
-        start.mul_(0)  # the picture it began with belongs to the reader as well
-    assert len({step.losses["total"] for step in untouched}) == 25  # read late, they still differ
-
-
-def test_the_global_state_of_torch_is_left_alone():
-    state = torch.get_rng_state()
-    with torch.no_grad():
-        steps = list(nst.optimize(GREY, distance, steps=5))
-        assert not torch.is_grad_enabled()
-    assert torch.is_grad_enabled()
-    assert torch.equal(torch.get_rng_state(), state)
-    expected = list(nst.optimize(GREY, distance, steps=5))
-    assert torch.equal(steps[-1].image, expected[-1].image)
-    assert steps[-1].losses["total"] < steps[0].losses["total"]
-
-
 def test_nothing_grows_while_it_runs():
-    """Tensors alive after 100 steps and after 300, with a change of the factors now and then."""
+    """Tensors alive after 90 steps and after 290, with a change of the factors now and then."""
     factors, alive = {"here": 1.0, "there": 1.0}, {}
     for step in nst.optimize(GREY, two_goals, lambda: factors, steps=300, tolerance=0):
         factors["there"] += step.index % 25 == 0

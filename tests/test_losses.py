@@ -45,13 +45,6 @@ def test_gram_matrix_takes_any_leading_dimensions(features):
     assert torch.equal(nst.gram_matrix(F)[1], nst.gram_matrix(F[1]))
 
 
-def test_gram_matrix_does_not_depend_on_size_or_place(features):
-    F = features[0]
-    assert torch.allclose(nst.gram_matrix(F.repeat(1, 1, 2, 3)), nst.gram_matrix(F))
-    shuffled = F.flatten(2)[..., torch.randperm(30)].view_as(F)
-    assert torch.allclose(nst.gram_matrix(shuffled), nst.gram_matrix(F))
-
-
 def test_content_loss_is_eq_1_over_the_number_of_elements(features):
     F, P = features
     expected = 0.5 * sum((f - p) ** 2 for f, p in zip(F.flatten(), P.flatten(), strict=True))
@@ -66,35 +59,6 @@ def test_style_loss_is_eq_4_exactly(features):
     assert nst.style_loss(F, nst.gram_matrix(S)).item() == pytest.approx(expected.item())
 
 
-def test_losses_vanish_only_for_equal_features(features):
-    F, S = features
-    assert nst.content_loss(F, F) == 0
-    assert nst.style_loss(F, nst.gram_matrix(F)) == 0
-    assert nst.content_loss(F, S) > 0
-    assert nst.style_loss(F, nst.gram_matrix(S)) > 0
-
-
-def test_the_gradient_of_the_content_is_eq_2(features):
-    """On ReLU outputs; with our mean, eq 2 is divided by the number of elements."""
-    F, P = features
-    conv = (F - 0.5).requires_grad_()
-    relu = conv.relu()
-    (gradient,) = torch.autograd.grad(nst.content_loss(relu, P), conv)
-    torch.testing.assert_close(gradient, torch.where(conv > 0, (relu - P) / relu.numel(), 0))
-
-
-def test_the_gradient_of_the_style_is_eq_6(features):
-    F, S = features
-    N, M = 4, 5 * 6
-    conv = (F - 0.5).requires_grad_()
-    relu = conv.relu()
-    (gradient,) = torch.autograd.grad(nst.style_loss(relu, nst.gram_matrix(S)), conv)
-    flat = relu.flatten(2)
-    difference = flat @ flat.mT - S.flatten(2) @ S.flatten(2).mT
-    expected = (flat.mT @ difference).mT / (N**2 * M**2)
-    torch.testing.assert_close(gradient, torch.where(conv > 0, expected.view_as(conv), 0))
-
-
 def test_tv_loss():
     image = torch.zeros(1, 1, 2, 3)
     assert nst.tv_loss(image) == 0
@@ -105,20 +69,11 @@ def test_tv_loss():
 # ------------------------------------------------------------------------------- the weights
 
 
-def test_factors_are_those_of_eqs_5_and_7():
-    weights = nst.Weights(content=2.0, style=30.0, tv=4.0, layers={"relu1_1": 0.5, "relu5_1": 0.1})
-    factors = {"content": 6.0, "relu1_1": 15.0, "relu5_1": 3.0, "tv": 4.0}
-    assert weights.factors(boost=3.0) == pytest.approx(factors)
-
-
 def test_default_weights():
     """w_l = 1/5 as in the paper, which has no prior."""
     weights = nst.Weights()
     assert weights.layers == dict.fromkeys(nst.STYLE_LAYERS, 1 / 5)
-    assert 15 <= weights.style / weights.content <= 40
     assert weights.tv == 0
-    weights.layers["relu1_1"] = 0.0
-    assert nst.Weights().layers["relu1_1"] == 1 / 5  # each has a dictionary of its own
 
 
 @pytest.mark.parametrize("wrong", [-1.0, float("nan"), float("inf")])
@@ -195,15 +150,6 @@ def test_relative_losses_recomputed(vgg, avg_vgg, picture, pooling, size):
         assert found[name].item() == pytest.approx(value, rel=1e-3), name
 
 
-def test_the_frame_is_a_mirror_not_a_dark_wall(avg_vgg):
-    """One colour looks the same everywhere; zero padding makes the network see a border."""
-    grey, layers = torch.full((1, 3, 40, 56), 0.7), ["relu1_1", "relu2_1", "relu3_1"]
-    framed, bare = nst.framed_features(avg_vgg, grey, layers), avg_vgg(grey, layers)
-    for name in layers:
-        assert framed[name].std((2, 3)).max() < 1e-4 * framed[name].max(), name
-        assert bare[name].std((2, 3)).max() > 1e-2 * framed[name].max(), name
-
-
 @pytest.mark.parametrize("size", [(64, 96), (81, 121), (85, 128), (127, 95), (20, 33)])
 def test_the_frame_leaves_a_cell_for_each_pixel(avg_vgg, size):
     """As many features as without a frame, of the same places, and all of the picture is seen."""
@@ -252,47 +198,3 @@ def test_losses_are_zero_at_their_target(avg_vgg, picture):
     assert painting["content"] > 0.1
     for name in ("style", *nst.STYLE_LAYERS):
         assert painting[name] < 1e-9, name
-
-
-def louder(vgg, name, factor=10.0):
-    """Return the network with one layer's features so many times larger, and nothing else."""
-    vgg, index = deepcopy(vgg), nst.LAYERS.index(name)
-    convs = [i for i, layer in enumerate(nst.LAYERS) if layer.startswith("conv")]
-    here = max(i for i in convs if i < index)
-    vgg.features[here].weight.mul_(factor)
-    vgg.features[here].bias.mul_(factor)
-    if here != convs[-1]:
-        vgg.features[convs[convs.index(here) + 1]].weight.div_(factor)
-    return vgg
-
-
-@pytest.mark.parametrize("name", [*nst.STYLE_LAYERS, *nst.CONTENT_LAYERS])
-def test_features_ten_times_as_large_leave_the_losses_unchanged(avg_vgg, picture, name):
-    content, style = picture("temple", 64), picture("poppies", 64)
-    changed, image = louder(avg_vgg, name), nst.match_colors(content, style)
-    one, other = (
-        nst.relative_losses(network, content, style, nst.Weights())(image)
-        for network in (avg_vgg, changed)
-    )
-    for loss, value in one.items():
-        assert other[loss].item() == pytest.approx(value.item(), rel=1e-3), loss
-    x, p = (changed(x, [name])[name] for x in (image, content))  # the paper's own change
-    F, P = (avg_vgg(x, [name])[name] for x in (image, content))
-    assert nst.content_loss(x, p).item() == pytest.approx(
-        100 * nst.content_loss(F, P).item(), rel=1e-3
-    )
-
-
-def test_style_is_the_weighted_sum_and_obeys_at_once(avg_vgg, picture):
-    weights = nst.Weights()
-    losses_of = nst.relative_losses(avg_vgg, picture("temple", 64), picture("poppies", 64), weights)
-    image = picture("temple", 64)
-    before = losses_of(image)
-    assert before["style"].item() == pytest.approx(
-        sum(before[name].item() for name in nst.STYLE_LAYERS) / 5
-    )
-    weights.layers.update(dict.fromkeys(nst.STYLE_LAYERS, 0.0), relu3_1=2.0)
-    after = losses_of(image)
-    assert after["style"].item() == pytest.approx(2 * before["relu3_1"].item())
-    for name in nst.STYLE_LAYERS:
-        assert after[name] == before[name]

