@@ -1,13 +1,14 @@
-"""Compare this project with the command line of pastiche: speed, memory, and the picture.
+"""Compare this project with pastiche and pystiche: speed, memory, and the picture.
 
 usage: python benchmarks/compare.py [--content FILE --style FILE] [--pooling max|avg]
 
-Both programs get the same two files, already at the size that is painted, the same weights, and
-minimise the same loss, pastiche's own: relu4_2 and the five style layers of the paper, its default
-weights, zero padding. Its 200 steps from the content picture are compared with our coarse to fine.
-By default two pairs are measured and the tables are written to RESULTS.md and README.md. Each run
-has a process of its own, one after the other. Runs on the GPU if there is one. Takes about 25
-minutes on two cores; leave the machine alone.
+pystiche is measured if it can be imported (pip install pystiche). The programs get the same files,
+already at the size that is painted, and the same weights. They minimise the same loss, pastiche's:
+relu4_2 and the five style layers of the paper, its default factors, zero padding. pastiche's 200
+steps and pystiche's start from the content picture; this project paints from coarse to fine. By
+default two pairs are measured and the tables are written to RESULTS.md, four lines of them to
+README.md. Each run has a process of its own, one after the other. Runs on the GPU if there is one.
+Takes about 30 minutes on two cores, 20 without pystiche; leave the machine alone.
 """
 
 import argparse
@@ -17,6 +18,8 @@ import platform
 import subprocess
 import sys
 import tempfile
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -29,6 +32,23 @@ ROOT = HERE.parent
 PAIRS = (("temple", "starry_night"), ("mountains", "village_street_auvers"))
 SIZES = (128, 256, 512, 1024)
 FORMATS = ("bfloat16", "float32")
+NOTES = """\
+The programs get the same two files and the same weights, and minimise the same loss, that of
+pastiche, by L-BFGS. A step is one evaluation of this loss and its gradient, in all of them.
+bfloat16 and float32 are the number formats in which this project can compute.
+
+- pystiche is measured if it is installed (`pip install pystiche`). Its release 1.0.1 imports two
+  tables that torchvision no longer has; `paint_pystiche.py` supplies them.
+- The seconds to a loss end when the picture in memory has that loss. pastiche and pystiche start
+  from the photograph at 512 px; this project paints from coarse to fine, first at 128 px.
+- pastiche's own code computes the loss of the saved file, for all programs. It is higher than the
+  loss in memory, because the file holds whole numbers from 0 to 255. It is far higher where a
+  program lets the pixels leave this range and clamps them only once, at the end.
+- Memory is that of the whole process at its peak. On a GPU, the first table counts the memory of
+  the GPU instead, except for pastiche.
+"""
+README_LINES = ("seconds per step", "after 200 steps", "peak memory", "loss of the saved file")
+PYSTICHE = find_spec("pystiche") is not None
 
 
 def run(command) -> tuple[str, float]:
@@ -43,33 +63,34 @@ def run(command) -> tuple[str, float]:
         return output.read(), usage.ru_maxrss * unit / 1e9
 
 
-def peer(folder: Path, size: int, steps: int, pooling: str) -> dict:
-    """Run pastiche's command line; its pictures after 100 and 200 steps stay in `folder`."""
+def pastiche(folder: Path, size: int, steps: int, pooling: str) -> dict:
+    """Run pastiche's command line; its loss after each step comes with the seconds."""
     command = [sys.executable, "-m", "pastiche", "--pooling", pooling, "--num-steps", steps]
     command += ["--content", folder / f"content_{size}.png", "--size", size]
     command += ["--styles", folder / f"style_{size}.png", "--style-size", size]
-    command += ["--seed", 0, "--info-step", 1, "--output", folder / "peer.png"]
-    command += ["--workspace", folder, "--workspace-prefix", "peer_", "--workspace-step", 100]
+    command += ["--seed", 0, "--info-step", 1, "--output", folder / "painted.png"]
     command += ["--device", nst.best_device().type]
     output, memory = run(command)
     rows = [line.split() for line in output.splitlines()]
     rows = [row for row in rows if len(row) == 3 and row[0].isdigit()]
     start = float(rows[0][1])
     seconds = [float(row[1]) - start for row in rows]
-    losses = [float(row[2]) for row in rows]
-    return {"start": start, "seconds": seconds, "losses": losses, "memory": memory}
+    found = {"start": start, "seconds": seconds, "sizes": [size] * len(rows), "memory": memory}
+    return {**found, "losses": [float(row[2]) for row in rows]}
 
 
-def ours(folder: Path, **options) -> dict:
-    output, memory = run([sys.executable, HERE / "paint.py", folder, json.dumps(options)])
+def paint(script: str, folder: Path, **options) -> dict:
+    """Run one of the scripts beside this one; the picture stays in `folder`."""
+    command = [sys.executable, "-W", "ignore", HERE / script, folder, json.dumps(options)]
+    output, memory = run(command)
     return {**json.loads(output), "memory": memory}
 
 
-def saved_loss(folder: Path, picture: str, pooling: str) -> float:
-    """Return the loss of a finished picture at 512 px, as pastiche's own code computes it."""
+def saved_loss(folder: Path, pooling: str) -> float:
+    """Return the loss of the file painted.png at 512 px, as pastiche's own code computes it."""
     content, style = str(folder / "content_512.png"), str(folder / "style_512.png")
     options = {"pooling": pooling, "size": 512, "style_size": 512, "device": "cpu"}
-    return PasticheArtist(content, [style], init=str(folder / picture), **options).loss
+    return PasticheArtist(content, [style], init=str(folder / "painted.png"), **options).loss
 
 
 def table(*rows) -> str:
@@ -84,48 +105,49 @@ def per_step(found: dict, size: int) -> float:
 
 
 def compare(folder: Path, pooling: str, formats) -> str:
-    """Time both programs to the losses that pastiche has after 100 and 200 steps at 512 px."""
-    theirs = peer(folder, 512, 200, pooling)
-    goals = [theirs["losses"][100], theirs["losses"][200]]
-    plan = {"sizes": SIZES[:3], "steps": (40, 25, 300), "pooling": pooling, "goals": goals}
-    mine = {dtype: ours(folder, dtype=dtype, **plan) for dtype in formats}
-    rows = [("", "pastiche", *(f"{dtype}" for dtype in formats), *(f"ratio, {x}" for x in formats))]
+    """Time the programs to the losses that pastiche has after 100 and 200 steps at 512 px."""
+    found = {"pastiche": pastiche(folder, 512, 200, pooling)}
+    seconds, losses = found["pastiche"]["seconds"], found["pastiche"]["losses"]
+    found["pastiche"]["reached"] = seconds[100], seconds[200]
+    found["pastiche"]["saved"] = saved_loss(folder, pooling)
+    plan = {"pooling": pooling, "goals": [losses[100], losses[200]]}
+    if PYSTICHE:
+        found["pystiche"] = paint("paint_pystiche.py", folder, size=512, steps=300, **plan)
+        found["pystiche"]["saved"] = saved_loss(folder, pooling)
+    plan |= {"sizes": SIZES[:3], "steps": (40, 25, 300)}
+    for dtype in formats:
+        mine = paint("paint.py", folder, dtype=dtype, **plan)
+        found[f"this project, {dtype}"] = {**mine, "saved": saved_loss(folder, pooling)}
+    rows = [("", *found)]
 
-    def row(name: str, value: float, values: list[float], digits: int = 1) -> None:
-        ratios = [f"{x / value:.2f}" for x in values]
-        rows.append((name, *(f"{x:,.{digits}f}" for x in (value, *values)), *ratios))
+    def row(name: str, values, digits: int) -> None:
+        rows.append((name, *("–" if x is None else f"{x:,.{digits}f}" for x in values)))
 
-    row(
-        "seconds per step at 512 px",
-        (theirs["seconds"][200] - theirs["seconds"][1]) / 199,
-        [per_step(found, 512) for found in mine.values()],
-        2,
-    )
+    programs = found.values()
+    row("seconds per step at 512 px", [per_step(program, 512) for program in programs], 2)
     for index, steps in enumerate((100, 200)):
-        name = f"seconds to its loss after {steps} steps, {goals[index]:,.0f}"
-        row(name, theirs["seconds"][steps], [found["reached"][index] for found in mine.values()], 0)
-    row("peak memory, GB", theirs["memory"], [found["memory"] for found in mine.values()], 2)
-    row("seconds to start", theirs["start"], [found["start"] for found in mine.values()])
-    last = saved_loss(folder, "ours_512.png", pooling)
-    row("loss of the picture that is saved", saved_loss(folder, "peer.png", pooling), [last] * 2, 0)
+        name = f"seconds to a loss of {losses[steps]:,.0f} (pastiche after {steps} steps)"
+        row(name, [dict(enumerate(program["reached"])).get(index) for program in programs], 0)
+    row("peak memory, GB", [program["memory"] for program in programs], 2)
+    row("seconds to start", [program["start"] for program in programs], 1)
+    row("loss of the saved file", [program["saved"] for program in programs], 0)
     return table(*rows)
 
 
 def growth(folder: Path, formats) -> str:
-    """Measure a step and the memory of our defaults at each size, beside pastiche's."""
-    heads = [f"{unit}, {name}" for unit in ("s/step", "GB") for name in ("pastiche", *formats)]
-    rows = [("long side", *heads)]
+    """Measure a step and the memory of each program at each size."""
+    names = ["pastiche", *["pystiche"] * PYSTICHE, *formats]
+    rows = [("long side", *(f"{unit}, {name}" for unit in ("s/step", "GB") for name in names))]
     for size in (256, 512, 1024):
         steps = 6 if size > 512 else 12
-        theirs = peer(folder, size, steps, "avg")
+        found = [pastiche(folder, size, steps, "avg")]
+        if PYSTICHE:
+            plan = {"size": size, "steps": steps, "pooling": "avg"}
+            found.append(paint("paint_pystiche.py", folder, **plan))
         plan = {"sizes": [size], "steps": [steps], "pooling": "avg"}
-        mine = [ours(folder, dtype=dtype, **plan) for dtype in formats]
-        seconds = [(theirs["seconds"][-1] - theirs["seconds"][2]) / (steps - 2)]
-        seconds += [per_step(found, size) for found in mine]
-        memory = [
-            found["gpu_memory"] or found["memory"] for found in (theirs | {"gpu_memory": 0}, *mine)
-        ]
-        cells = [f"{x:.3f}" for x in seconds] + [f"{x:.2f}" for x in memory]
+        found += [paint("paint.py", folder, dtype=dtype, **plan) for dtype in formats]
+        cells = [f"{per_step(program, size):.3f}" for program in found]
+        cells += [f"{program.get('gpu_memory') or program['memory']:.2f}" for program in found]
         rows.append((f"{size} px", *cells))
     return table(*rows)
 
@@ -137,20 +159,33 @@ def whole(folder: Path, formats) -> str:
         sizes = SIZES[: len(steps)]
         plan = ", ".join(f"{count} at {size} px" for size, count in zip(sizes, steps, strict=True))
         for dtype in formats[: 1 if len(steps) > 3 else 2]:
-            mine = ours(folder, sizes=sizes, steps=steps, pooling="avg", dtype=dtype)
+            mine = paint("paint.py", folder, sizes=sizes, steps=steps, pooling="avg", dtype=dtype)
             seconds = f"{mine['start'] + mine['seconds'][-1]:.0f}"
             rows.append((f"{sizes[-1]} px", plan, dtype, seconds, f"{mine['memory']:.2f}"))
     return table(*rows)
 
 
 def machine() -> str:
+    peers = ["pastiche", *["pystiche"] * PYSTICHE]
+    versions = ", ".join([f"PyTorch {torch.__version__}", *(f"{x} {version(x)}" for x in peers)])
     if torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}"
+        return f"{torch.cuda.get_device_name()}, {versions}"
     name = platform.processor()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next((s.split(":")[1].strip() for s in lines if s.startswith("model name")), name)
-    return f"{torch.get_num_threads()} threads, {name}, PyTorch {torch.__version__}"
+    return f"{torch.get_num_threads()} threads, {name}, {versions}"
+
+
+def write(text: str) -> None:
+    """Write RESULTS.md, and its line on the machine and four lines of a table to README.md."""
+    (HERE / "RESULTS.md").write_text(f"# Speed and memory, by `make bench`\n\n{NOTES}\n{text}")
+    computer, first = text.split("\n\n")[0], text.split(" pooling:\n\n")[1].splitlines()
+    lines = first[:2] + [line for line in first if any(name in line for name in README_LINES)]
+    before, rest = (ROOT / "README.md").read_text().split("<!-- bench -->\n")
+    after = rest.split("<!-- /bench -->\n")[1]
+    block = "\n".join([computer, "", *lines, ""])
+    (ROOT / "README.md").write_text(f"{before}<!-- bench -->\n{block}<!-- /bench -->\n{after}")
 
 
 def main() -> None:
@@ -174,6 +209,7 @@ def main() -> None:
                 for size in SIZES:
                     picture = nst.load_image(path, size)
                     nst.to_pil(picture).save(folder / f"{kind}_{size}.png")
+            torch.save(nst.load_vgg19().features.state_dict(), folder / "vgg19.pth")
             if index == 0:
                 parts["growth"], parts["whole"] = growth(folder, formats), whole(folder, formats)
                 print(parts["growth"], parts["whole"], sep="\n", flush=True)
@@ -181,13 +217,7 @@ def main() -> None:
             parts[title] += compare(folder, options.pooling, formats)
             print(parts[title], flush=True)
     if len(pairs) > 1:
-        text = "\n".join(parts.values())
-        (HERE / "RESULTS.md").write_text(f"# Speed and memory, by `make bench`\n\n{text}")
-        before, rest = (ROOT / "README.md").read_text().split("<!-- bench -->\n")[:2]
-        after = rest.split("<!-- /bench -->\n")[1]
-        pairs = [value for key, value in parts.items() if " in the style of " in key]
-        short = "\n".join([parts["machine"], *pairs])
-        (ROOT / "README.md").write_text(f"{before}<!-- bench -->\n{short}<!-- /bench -->\n{after}")
+        write("\n".join(parts.values()))
 
 
 if __name__ == "__main__":

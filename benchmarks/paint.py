@@ -56,7 +56,7 @@ def main() -> None:
             unclocked += time.perf_counter() - paused
             if len(reached) == len(goals):
                 break
-    nst.to_pil(step.image).save(f"{folder}/ours_{size}.png")
+    nst.to_pil(step.image).save(f"{folder}/painted.png")
     dtype = str(step.dtype).removeprefix("torch.")
     found = {"start": start - began, "seconds": seconds, "sizes": sizes, "reached": reached}
     gpu = torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else None
