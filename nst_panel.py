@@ -20,27 +20,23 @@ KNOBS = {  # label, lowest, highest; where the lowest is above 0, the scale is l
     "style": ("style weight (β)", 1, 1000),
     "content": ("content weight (α)", 0, 5),
     "tv": ("smoothness (γ)", 0, 100),
-    "relu1_1": ("fine grain (relu1_1)", 0.01, 4),
-    "relu2_1": ("dabs (relu2_1)", 0.01, 4),
-    "relu3_1": ("short strokes (relu3_1)", 0.01, 4),
-    "relu4_1": ("long strokes (relu4_1)", 0.01, 4),
-    "relu5_1": ("large forms (relu5_1)", 0.01, 4),
 }
+EFFECTS = "colours", "dabs", "short strokes", "long strokes", "large forms"
+KNOBS |= {f"relu{n}_1": (f"{x} (relu{n}_1)", 0.002, 20) for n, x in enumerate(EFFECTS, start=1)}
 STARTS = [("photograph in the painting's colours", "matched"), ("photograph", "content")]
 STARTS += [("painting", "style"), ("noise", "noise")]
 CHOSEN = {"content", "style", "init", "keep_colors", "weights", "layers"}  # by controls
 CHOSEN |= {"sizes", "steps", "title", "why", "trials"}  # or not used here
 HINT = "Drag a slider or choose another picture: the painting obeys at its next step."
 ALT = (
-    "The studio. On the left a painting, below it buttons to pause, start over, keep, finish and "
-    "save, and two curves of the losses. On the right thumbnails of photographs and paintings, "
-    "menus, and eight sliders for weights and layers."
+    "The studio. On the left a painting; below it buttons, two curves of the losses, and kept "
+    "pictures. On the right photographs, paintings, menus, and sliders for weights and layers."
 )
 CSS = """<style>
 .nst { --nst: #2b5f8f; max-width: 1000px; flex-flow: row wrap; gap: 8px 28px; padding: 3px; }
 .nst, .nst .widget-box, .nst .widget-html-content { overflow: visible; }
 .nst-easel { flex: 3 1 440px; max-width: 720px; gap: 6px; }
-.nst-controls { flex: 2 1 390px; max-width: 720px; gap: 4px; }
+.nst-controls { flex: 2 1 390px; min-width: 0; max-width: 720px; gap: 4px; }
 .nst-canvas { width: 100%; aspect-ratio: 3 / 2; object-fit: contain; background: #8882; margin: 0; }
 .nst-row { width: 100%; flex-flow: row wrap; gap: 6px; align-items: center; }
 .nst .jupyter-button { width: auto; height: 28px; margin: 0; border-radius: 4px; }
@@ -62,8 +58,9 @@ CSS = """<style>
 .nst .nst-reset { order: 4; width: 24px; padding: 0; background: none; font-size: 0; }
 .nst-reset::before { content: "↺"; content: "↺" / ""; font-size: 16px; }
 .nst-usual { opacity: 0.25; }
-.nst .nst-menu { width: 100%; height: auto; min-height: 44px; margin: 0; }
-.nst-menu > .widget-label, .nst-menu input { position: absolute; opacity: 0; }
+.nst .nst-menu { flex-flow: column; width: 100%; height: auto; min-height: 61px; margin: 0; }
+.nst-menu > .widget-label { width: auto; height: 17px; margin: 0; font-size: 12px; }
+.nst-menu input { position: absolute; opacity: 0; }
 .nst .nst-menu .widget-radio-box { flex-flow: row wrap; gap: 4px; margin: 0 0 4px !important; }
 .nst .nst-menu .widget-radio-box label { position: relative; width: 59px; height: 44px; margin: 0;
   background-size: cover; background-position: center; border-radius: 4px; font-size: 0; }
@@ -75,7 +72,7 @@ CSS = """<style>
 .nst .widget-upload::after { content: attr(title); content: attr(title) / ""; }
 .nst .widget-upload > i, .nst .widget-upload::after { font-size: 13px; }
 .nst .widget-dropdown { width: 100%; margin: 0; }
-.nst .widget-dropdown .widget-label { width: 70px; text-align: left; }
+.nst .widget-dropdown .widget-label { width: 104px; text-align: left; }
 .nst .widget-checkbox { width: auto; margin: 0 10px 0 0; }
 .nst .widget-checkbox input { margin: 0 8px 2px 0; vertical-align: middle; }
 </style>"""
@@ -106,7 +103,7 @@ def data_url(content: bytes, kind: str) -> str:
 
 
 def weights_of(recipe: Mapping) -> dict[str, float]:
-    """Return all eight weights by a recipe; those that it leaves out are as usual."""
+    """Return the eight weights of a recipe, with defaults for those that it leaves out."""
     usual = asdict(nst.Weights())
     usual |= usual.pop("layers")
     return {**usual, **recipe.get("weights", {}), **recipe.get("layers", {})}
@@ -144,7 +141,7 @@ class Knob:
 
     def _slid(self, change) -> None:
         if abs(self.place(change.new) - self.place(self.box.value)) > 0.51 * self.step:
-            number = 0 if self.log and change.new <= self.low else change.new
+            number = 0 if self.log and change.new < 1.01 * self.low else change.new  # rounded
             self.box.value = float(f"{number:.3g}")
 
     def _typed(self, change) -> None:
@@ -155,7 +152,7 @@ class Knob:
 
 
 class Chooser:
-    """Pictures to choose from, by thumbnails. `sources` has files, or what else the names mean."""
+    """Pictures to choose from, by thumbnails. `sources` maps names to files, bytes or pictures."""
 
     def __init__(self, label: str):
         self.label, self.sources, self.urls, self.busy = label, {}, [], False
@@ -179,7 +176,7 @@ class Chooser:
         self.menu.options, self.menu.value = list(self.sources), chosen
         self.busy = False
         rules = (
-            f".nst-{self.label} label:nth-of-type({n}) {{ background-image: url({url}) }}"
+            f".nst-{self.label} div label:nth-of-type({n}) {{ background-image: url({url}) }}"
             for n, url in enumerate(self.urls, start=1)
         )
         self.style.value = f"<style>{''.join(rules)}</style>"
@@ -235,7 +232,7 @@ def chart(losses: list[tuple]) -> str:
 
 
 class Panel:
-    """All widgets of the studio, and what they say in the form of a recipe.
+    """The widgets of the studio, and their settings in the form of a recipe.
 
     `extras` are entries of a recipe for which there is no control.
     """
@@ -256,14 +253,14 @@ class Panel:
         recipes = json.loads((images / "recipes.json").read_text(encoding="utf-8")).values()
         recipes = [("choose one", ""), *((recipe["title"], recipe) for recipe in recipes)]
         self.recipe = widgets.Dropdown(options=recipes, value="", description="recipe")
+        self.second = widgets.Dropdown(options=["none"], description="second painting")
+        painting = (self.choosers["style"].menu, "options")
+        widgets.dlink(painting, (self.second, "options"), lambda names: ["none", *names])
         self.init = widgets.Dropdown(options=STARTS, description="start from")
-        self.colors, self.over = (
-            widgets.Checkbox(description=text, indent=False)
-            for text in ("keep the photograph's colours", "paint over the old picture")
-        )
+        texts = "keep the photograph's colours", "paint over the old picture"
+        self.colors, self.over = (widgets.Checkbox(description=x, indent=False) for x in texts)
         looks = widgets.HTML(CSS + NAMES, layout={"display": "none"})
-        parts = [looks, self._easel(), self._controls()]
-        self.widget = widgets.Box(parts).add_class("nst")
+        self.widget = widgets.Box([looks, self._easel(), self._controls()]).add_class("nst")
 
     def _easel(self) -> widgets.VBox:
         self.buttons[0].add_class("nst-primary")
@@ -275,7 +272,7 @@ class Panel:
         photos, paintings = self.choosers.values()
         heads = [widgets.HTML(f"<h4>{text}</h4>") for text in ("Pictures", "Balance", "Layers")]
         pictures = [photos.menu, paintings.menu, row(photos.upload, paintings.upload)]
-        pictures += [self.recipe, self.init, row(self.colors, self.over)]
+        pictures += [self.second, self.recipe, self.init, row(self.colors, self.over)]
         rows = [knob.row for knob in self.knobs.values()]
         parts = [heads[0], *pictures, heads[1], *rows[:3], heads[2], *rows[3:]]
         parts += [photos.style, paintings.style]
@@ -305,12 +302,15 @@ class Panel:
         return {**chosen, "weights": numbers, "layers": layers, **self.extras}
 
     def apply(self, recipe: Mapping) -> None:
-        """Choose what a recipe says; what it leaves out is as usual."""
-        for kind, chooser in self.choosers.items():
-            if recipe[kind] not in chooser.sources:
-                raise ValueError(f"{recipe[kind]} is not here; upload it first, then try again.")
-        for kind, chooser in self.choosers.items():
-            chooser.menu.value = recipe[kind]
+        """Set the controls to a recipe; entries that it leaves out get their default."""
+        second = next((entry["style"] for entry in recipe.get("others", ())), "none")
+        menus = [*(chooser.menu for chooser in self.choosers.values()), self.second]
+        chosen = [*zip(menus, (recipe["content"], recipe["style"], second), strict=True)]
+        for menu, name in chosen:
+            if name not in menu.options:
+                raise ValueError(f"{name} is not here; upload it first, then try again.")
+        for menu, name in chosen:
+            menu.value = name
         for name, weight in weights_of(recipe).items():
             self.knobs[name].box.value = weight
         self.init.value = recipe.get("init", "matched")

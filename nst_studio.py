@@ -21,7 +21,7 @@ import nst_helpers as nst
 from nst_panel import ALT, Chooser, Panel, beside, chart, data_url, encode
 
 IMAGES = Path(__file__).resolve().parent / "images"
-WORDS = ("title", "why", "trials")  # entries of a recipe that say something and change nothing
+WORDS = ("title", "why", "trials")  # entries of a recipe that do not change the picture
 PAINTING = {"style": "image", "mask": "mask", "source": "source"}  # entry: field of `Style`
 PAINTING |= {"style_weight": "weight", "style_scale": "scale", "only": "layers"}
 
@@ -48,7 +48,9 @@ def follow(recipe: Mapping, images: str | Path, **changes) -> Iterator[nst.Step]
     return nst.stylize(content, paintings, weights=weights, **options)
 
 
-def _load(images: str | Path, kind: str, name: str) -> Tensor:
+def _load(images: str | Path, kind: str, name: str | Path | Tensor) -> Tensor:
+    if isinstance(name, Tensor):  # an upload
+        return name
     file = Path(images, kind, name)
     return nst.load_image(file if file.suffix else file.with_suffix(".jpg"))
 
@@ -222,13 +224,13 @@ class Studio(Panel):
         for chooser in self.choosers.values():
             self.on(chooser.menu, self.changed)
             self.on(chooser.upload, partial(self.receive, chooser))
-        for menu in (self.init, self.colors):
+        for menu in (self.second, self.init, self.colors):
             self.on(menu, self.changed)
         self.on(self.recipe, self.use_recipe)
         self.on(self.split.box, self.draw)
         self.on(self.kept.menu, self.go_back)
 
-    # What the controls call: with the change or, if it is a button, with the button.
+    # Called by the controls, with the change or the button as argument.
 
     def store(self, name: str, change) -> None:
         """Store a weight, for the worker to read at its next step; wake it if it rests."""
@@ -245,7 +247,11 @@ class Studio(Panel):
             return
         if change.owner not in (self.init, self.colors):
             self.extras = {}  # masks belong to the pictures of a recipe
-        if change.owner in (self.choosers["style"].menu, self.colors) and self.over.value:
+            if self.second.value != "none":
+                half = {"style_weight": 0.5}
+                self.extras = {**half, "others": [{"style": self.second.value, **half}]}
+        if change.owner not in (self.init, self.choosers["content"].menu) and self.over.value:
+            self.began = None
             self.live.go_on()
             self.tell()
         else:
@@ -358,12 +364,11 @@ class Studio(Panel):
         if pooling not in self.networks:
             vgg = nst.load_vgg19(pooling=pooling).to(nst.best_device())
             self.networks[pooling] = nst.fast_copy(vgg)
-        photo, painting = self.choosers["content"].picture(), self.choosers["style"].source
-        colors = photo if self.colors.value else None
-        if isinstance(painting, Path):
-            painting = styles({**self.extras, "style": painting.name}, IMAGES, colors)
-        elif self.colors.value:
-            painting = nst.match_colors(painting, photo)
+        photo, paintings = self.choosers["content"].picture(), self.choosers["style"]
+        others = self.extras.get("others", ())
+        others = [{**entry, "style": paintings.sources[entry["style"]]} for entry in others]
+        recipe = {**self.extras, "style": paintings.source, "others": others}
+        painting = styles(recipe, IMAGES, photo if self.colors.value else None)
         sizes, steps = self.sizes, [100] * (len(self.sizes) - 1) + [300]
         if self.finishing:
             larger = [size for size in (self.finish * 5 // 8, self.finish) if size > sizes[-1]]
@@ -425,7 +430,9 @@ class Studio(Panel):
                 bar = f'<progress value="{share:.2f}" aria-label="finished"></progress> '
                 doing = "finishing" if state == "painting" else state
                 text = f"{doing}, {share:.0%}, about {left:.0f} s left"
-            where = f"step {len(self.losses)}, {step.size} px" if step else "loading the network"
+            where = "loading the network"
+            if self.image is not None:
+                where = f"step {len(self.losses)}, {max(self.image.shape)} px"
             self.status.value = f"{bar}{html.escape(text)} · {where}"
             self.buttons[0].description = "Pause" if state == "painting" else "Paint"
             finish = "Stop finishing" if self.finishing else f"Finish at {self.finish} px"

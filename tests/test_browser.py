@@ -54,7 +54,10 @@ FLAGS = [
 
 
 STUDIO = ROOT / "notebooks/05_style_studio.ipynb"
+CONTROL = ROOT / "notebooks/07_control.ipynb"
 SMALL_STUDIO = ("Studio()", "Studio(sizes=(64, 96), finish=160)")  # to finish in seconds
+DRAWN = """drawn = mask_of(drawing).nonzero(as_tuple=True)
+print([round(y.item(), -1) for x in drawn if len(x) for y in x.aminmax()])"""
 WIDGETS = re.compile(r"\binteract(ive_output)?\(")
 # What the sliders show is painted in two steps at each size here: the sliders are what is tested.
 SKETCH = """
@@ -84,13 +87,13 @@ def names(table):
     return used, defined
 
 
-def with_widgets(path):
+def with_widgets(path, widgets=WIDGETS):
     """Return the notebook with no cells but its widgets and those that define what they use."""
     notebook = nbformat.read(path, as_version=4)
     cells, kept, wanted = [c for c in notebook.cells if c.cell_type == "code"], [], set()
     for cell in reversed(cells):
         used, defined = names(symtable.symtable(cell.source, cell.id, "exec"))
-        if WIDGETS.search(cell.source) or defined & wanted:
+        if widgets.search(cell.source) or defined & wanted:
             kept.insert(0, cell)
             wanted = (wanted | used) - defined
     kept.insert(1, nbformat.v4.new_code_cell(SKETCH))
@@ -113,6 +116,9 @@ def lab(tmp_path_factory):
     (folder / "notebooks").mkdir()
     for path in interactive_notebooks():
         write(with_widgets(path), folder / "notebooks" / path.name)
+    notebook = with_widgets(CONTROL, re.compile(r"^drawing = |^def mask_of"))
+    notebook.cells.append(nbformat.v4.new_code_cell(DRAWN))
+    write(notebook, folder / "notebooks/drawing.ipynb")
     notebook = nbformat.read(STUDIO, as_version=4)
     write(notebook, folder / "notebooks" / STUDIO.name)
     notebook.cells = [cell for cell in notebook.cells if cell.cell_type == "code"][:1]
@@ -211,6 +217,26 @@ def test_controls_change_the_picture(lab, browser, path):
     page.close()
 
 
+def test_a_mask_is_drawn_with_the_mouse(lab, browser):
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    run_all_cells(page, lab("drawing.ipynb"))
+    canvas = page.locator("canvas")
+    canvas.scroll_into_view_if_needed()
+    corner = canvas.bounding_box()
+    page.mouse.move(corner["x"] + 100, corner["y"] + 150)
+    page.mouse.down()
+    page.mouse.move(corner["x"] + 300, corner["y"] + 250, steps=5)
+    page.mouse.up()
+    page.mouse.move(corner["x"] + 500, corner["y"] + 350)  # with its button up
+    page.locator(".jp-CodeCell .jp-InputArea-editor").last.click()
+    page.evaluate("() => void window.jupyterapp.commands.execute('notebook:run-cell')")
+    # 60 pixels wide: rows 120 to 280, columns 70 to 330
+    page.get_by_text("[120, 280, 70, 330]").wait_for()
+    (ROOT / "out").mkdir(exist_ok=True)
+    canvas.screenshot(path=ROOT / "out/drawing.png")
+    page.close()
+
+
 WATCH = """image => {
     window.frames = 0;
     new MutationObserver(() => window.frames++).observe(
@@ -281,16 +307,18 @@ def test_play_in_the_studio(lab, browser):
     hand = Hand(page)
     place = page.evaluate(PLACE)
     (ROOT / "out").mkdir(exist_ok=True)
-    hand.says("192 px")
+    hand.choose("great_wave")
+    hand.more(20)
     hand.press("Keep")
-    hand.says("384 px")
-    hand.more(30)
+    hand.choose("starry_night")
+    hand.says("384 px", 60)
+    hand.more(45)
     hand.press("Keep")
     page.wait_for_timeout(500)
     hand.panel.screenshot(path=ROOT / "out/studio.png")  # images/studio.jpg is made of it
     sliders = {name: page.get_by_role("slider", name=name) for name in ("style", "smooth", "large")}
     times = []
-    for slider in list(sliders.values()) * 3:
+    for slider in list(sliders.values()) * 2:
         times.append(page.evaluate(REACTION, [slider.element_handle(), "ArrowRight"]))
         hand.more(2)
     print(f"from a key to the next picture: {np.median(times):.0f} ms, at most {max(times):.0f}")
@@ -301,7 +329,7 @@ def test_play_in_the_studio(lab, browser):
         for way in (200, -300, 400):
             page.mouse.move(handle["x"] + way, handle["y"] + 8, steps=5)
         page.mouse.up()
-    for name, highest in {"style": "1000", "smooth": "100", "large": "4"}.items():
+    for name, highest in {"style": "1000", "smooth": "100", "large": "20"}.items():
         page.wait_for_function(
             "([box, x]) => box.value == x", arg=[hand.box(name).element_handle(), highest]
         )
@@ -324,11 +352,15 @@ def test_play_in_the_studio(lab, browser):
     page.wait_for_timeout(1500)
     assert hand.frames() == still
 
-    for name in ("Paint", "Start over", "Keep", "Save", "Finish at 1024 px", "Stop finishing"):
-        hand.press(name)  # everything twice
-        if name in ("Paint", "Start over", "Keep", "Save"):
-            page.wait_for_timeout(300)
-            hand.press({"Paint": "Pause"}.get(name, name))
+    for name in ("Paint", "Start over", "Keep", "Save"):  # everything twice
+        hand.press(name)
+        page.wait_for_timeout(300)
+        hand.press({"Paint": "Pause"}.get(name, name))
+    hand.panel.get_by_role("button", name="Finish at 1024 px").dblclick()
+    hand.says("paused")
+    for name in ("Finish at 1024 px", "Stop finishing", "Finish at 1024 px"):
+        hand.press(name)
+        hand.says("paused" if name == "Stop finishing" else "s left")
     hand.press("Start over")
     hand.more(5)
     assert page.evaluate(PLACE) == place  # nothing has moved
@@ -364,7 +396,7 @@ def test_the_keyboard_reaches_everything_and_all_has_a_name(lab, browser):
         if not page.evaluate("document.activeElement.closest('.nst') != null"):
             break
     wanted = {"Paint", "Start over", "Keep", "Finish at 160 px", "Save", "show photograph, %"}
-    wanted |= {"temple", "starry_night", "recipe", "start from", "style weight (β)"}
+    wanted |= {"temple", "starry_night", "second painting", "recipe", "start from"}
     wanted |= {"keep the photograph's colours", "paint over the old picture"}
     wanted |= {"large forms (relu5_1)", "reset large forms (relu5_1)", "smoothness (γ)"}
     assert wanted <= reached
@@ -410,9 +442,11 @@ def test_finish_save_load_and_upload(lab, browser, tmp_path):
         page.wait_for_function("radio => radio.checked", arg=radio.element_handle())
         hand.choose("cat")
         hand.says("Drag a slider")
-    hand.panel.get_by_label("recipe").select_option(label="Boats in The Great Wave")
-    hand.says("The photograph has what the print has")
-    page.wait_for_function("box => box.value == '30'", arg=hand.box("style").element_handle())
+    recipe = json.loads((ROOT / "images/recipes.json").read_text())["great_wave"]
+    hand.panel.get_by_label("recipe").select_option(label=recipe["title"])
+    hand.says(recipe["why"])
+    chosen = f"box => box.value == '{recipe['weights']['style']}'"
+    page.wait_for_function(chosen, arg=hand.box("style").element_handle())
     hand.upload("painting", file)
     hand.says("paused")
     page.wait_for_function("box => box.value == '33'", arg=hand.box("style").element_handle())

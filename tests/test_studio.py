@@ -73,8 +73,9 @@ def record(file):
 def studio(monkeypatch):
     """A small studio that has painted some steps and rests; at every size it makes few."""
 
-    def few(*pictures, steps, **options):
-        return stylize(*pictures, steps=[few.steps] * len(steps), **options)
+    def few(content, styles, steps, **options):
+        few.styles = styles
+        return stylize(content, styles, steps=[few.steps] * len(steps), **options)
 
     few.steps = 10**6
     monkeypatch.setattr(nst, "stylize", few)
@@ -200,7 +201,28 @@ def test_every_recipe_paints(studio):
         wanted = nst_panel.weights_of(recipe)
         assert {name: knob.box.value for name, knob in studio.knobs.items()} == wanted
         assert {**studio.known, **recipe}.items() >= studio.extras.items()
+        others = recipe.get("others", [{"style": "none"}])
+        assert studio.second.value == others[0]["style"]
         assert recipe["why"][:20] in studio.message.value
+
+
+def test_a_second_painting_is_mixed_in_and_comes_back(studio):
+    upload(studio.choosers["style"], "mine.png", png(90, 60))
+    studio.choosers["style"].menu.value = "poppies"
+    for name, count in {"mine.png": 2, "none": 1}.items():
+        studio.second.value = name
+        until(lambda: studio.live.step)
+        pause(studio)
+        assert len(studio.few.styles) == count
+        press(studio, "Keep")
+    studio.kept.menu.value = next(iter(studio.kept.sources))
+    assert studio.second.value == "mine.png"
+    others = record(saved(studio))["settings"]["others"]
+    assert others == [{"style": "mine.png", "style_weight": 0.5}]
+    press(studio, "Paint")
+    until(lambda: studio.live.step)
+    mine = studio.choosers["style"].sources["mine.png"]
+    assert torch.equal(studio.few.styles[1].image, mine)
 
 
 def test_a_kept_picture_comes_back_with_its_settings(studio):
@@ -367,7 +389,7 @@ def test_a_hundred_operations_in_random_order(studio):
         chooser = choose.choice([*studio.choosers.values()])
         upload(chooser, next(names), choose.choice([bad, good, file]))
 
-    menus = [chooser.menu for chooser in studio.choosers.values()] + [studio.kept.menu]
+    menus = [*(x.menu for x in studio.choosers.values()), studio.kept.menu, studio.second]
     operations = [button.click for button in studio.buttons] * 3 + [upload_one]
     operations += [partial(turn, knob) for knob in [*studio.knobs.values(), studio.split]]
     operations += [lambda: choose_from(choose.choice(menus)), partial(time.sleep, 0.2)] * 2
