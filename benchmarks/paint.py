@@ -1,8 +1,9 @@
 """One painting in a process of its own, for compare.py; prints what it measured as JSON.
 
 usage: python benchmarks/paint.py FOLDER '{"sizes": …, "steps": …, "pooling": …, …}'. FOLDER holds
-content_SIZE.png and style_SIZE.png. With "goals", the loss is the peer's, and the painting ends
-when each of them is reached at the last size, in float32, whatever the network computes in.
+content_SIZE.png and style_SIZE.png. With "goals", the loss is that of pastiche, and the painting
+ends when its loss at the last size has reached every goal. This loss is computed in float32, even
+if the network computes in bfloat16.
 """
 
 import json
@@ -18,7 +19,7 @@ import nst_helpers as nst  # noqa: E402
 
 def peer_weights(vgg, content, style) -> nst.Weights:
     """Return the weights with which our total is pastiche's loss: 0.01 of the mean square of the
-    content, and 10/N² of that of each Gram matrix. (Relative losses times what they divide by.)"""
+    content, and 10/N² of that of each Gram matrix. They undo the division of relative losses."""
     with torch.no_grad():
         P = vgg(content, nst.CONTENT_LAYERS)["relu4_2"]
         A = {n: nst.gram_matrix(F) for n, F in vgg(style, nst.STYLE_LAYERS).items()}
@@ -33,7 +34,7 @@ def main() -> None:
     device, dtype = nst.best_device(), options.pop("dtype", None)
     vgg = nst.load_vgg19(pooling=options.pop("pooling")).to(device)
     if goals:
-        nst.BORDER = 0  # the peer pads with zeros
+        nst.BORDER = 0  # pastiche pads with zeros
         options["weights"] = peer_weights(vgg, content.to(device), style.to(device))
         pictures = content.to(device), style.to(device)
         exact = nst.relative_losses(vgg, *pictures, options["weights"])

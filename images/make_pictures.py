@@ -9,9 +9,9 @@ usage: python images/make_pictures.py [NAME ...], by default all. Two files name
   ("04_pixel_optimization:by_paper"), which paints with the other settings as arguments.
 
 A JSON file beside every picture records the settings, the seconds, and the losses at the end of
-every size. A picture is painted again only if its settings have changed. An interrupted recipe
-resumes at the size that it had reached; its finished sizes are kept in out/pictures. The run uses a
-GPU if there is one. At the end it makes the film at the top of the README.
+every size. A picture is painted if it is missing or its settings have changed. An interrupted
+recipe resumes at the size that it had reached; its finished sizes are kept in out/pictures. The run
+uses a GPU if there is one. At the end it makes the film at the top of the README.
 """
 
 import io

@@ -167,6 +167,15 @@ def test_an_interrupted_run_goes_on_with_the_size_that_it_was_at(two, monkeypatc
     assert (folders[0] / "gallery/hills.jpg").read_bytes() == picture
 
 
+def test_the_film_has_frames_of_one_size(script, monkeypatch, tmp_path):
+    """The heights of its two sizes have other roundings."""
+    monkeypatch.setattr(script, "FILM_SIZES", (33, 50))
+    monkeypatch.setattr(script, "FILM_STEPS", (2, 2))
+    script.film(RECIPES["hills"], tmp_path / "film.webp")
+    with Image.open(tmp_path / "film.webp") as film:
+        assert (film.n_frames, film.height) == (4, script.HEIGHT)
+
+
 def test_a_name_without_recipe_is_refused(two):
     script, *_, folders = two
     with pytest.raises(SystemExit, match=r"unknown: mona_lisa; .* are great_wave, hills"):
