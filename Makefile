@@ -59,7 +59,7 @@ html handout: $(READY)
 	$(BIN)/python teaching/export.py $@
 
 bench: $(READY)
-	$(BIN)/python benchmarks/compare.py $(ARGS)
+	$(BIN)/python benchmarks/compare.py
 
 lint: $(READY)
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .

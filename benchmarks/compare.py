@@ -1,17 +1,14 @@
 """Compare this project with pastiche and pystiche: speed, memory, and the picture.
 
-usage: python benchmarks/compare.py [--content FILE --style FILE] [--pooling max|avg]
-
 pystiche is measured if it can be imported (pip install pystiche). The programs get the same files,
 already at the size that is painted, and the same weights. They minimise the same loss, pastiche's:
 relu4_2 and the five style layers of the paper, its default factors, zero padding. pastiche and
-pystiche start from the content picture; this project paints from coarse to fine. By default two
+pystiche start from the content picture; this project paints from coarse to fine. Two
 pairs are measured. The tables are written to RESULTS.md, and four lines of them to README.md.
 Each run has a process of its own, one after the other. Runs on the GPU if there is one.
 Takes about 30 minutes on two cores, 20 without pystiche; leave the machine alone.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -32,6 +29,7 @@ ROOT = HERE.parent
 PAIRS = (("temple", "starry_night"), ("mountains", "village_street_auvers"))
 SIZES = (128, 256, 512, 1024)
 FORMATS = ("bfloat16", "float32")
+POOLING = "max"  # as by default in pastiche
 NOTES = """\
 The programs get the same two files and the same weights, and minimise the same loss, that of
 pastiche, by L-BFGS. A step is one evaluation of this loss and its gradient, in all of them.
@@ -86,10 +84,10 @@ def paint(script: str, folder: Path, **options) -> dict:
     return {**json.loads(output), "memory": memory}
 
 
-def saved_loss(folder: Path, pooling: str) -> float:
+def saved_loss(folder: Path) -> float:
     """Return the loss of the file painted.png at 512 px, as pastiche's own code computes it."""
     content, style = str(folder / "content_512.png"), str(folder / "style_512.png")
-    options = {"pooling": pooling, "size": 512, "style_size": 512, "device": "cpu"}
+    options = {"pooling": POOLING, "size": 512, "style_size": 512, "device": "cpu"}
     return PasticheArtist(content, [style], init=str(folder / "painted.png"), **options).loss
 
 
@@ -104,20 +102,20 @@ def per_step(found: dict, size: int) -> float:
     return (seconds[-1] - seconds[0]) / (len(seconds) - 1)
 
 
-def compare(folder: Path, pooling: str, formats) -> str:
+def compare(folder: Path, formats) -> str:
     """Time the programs to the losses that pastiche has after 100 and 200 steps at 512 px."""
-    found = {"pastiche": pastiche(folder, 512, 200, pooling)}
+    found = {"pastiche": pastiche(folder, 512, 200, POOLING)}
     seconds, losses = found["pastiche"]["seconds"], found["pastiche"]["losses"]
     found["pastiche"]["reached"] = seconds[100], seconds[200]
-    found["pastiche"]["saved"] = saved_loss(folder, pooling)
-    plan = {"pooling": pooling, "goals": [losses[100], losses[200]]}
+    found["pastiche"]["saved"] = saved_loss(folder)
+    plan = {"pooling": POOLING, "goals": [losses[100], losses[200]]}
     if PYSTICHE:
         found["pystiche"] = paint("paint_pystiche.py", folder, size=512, steps=300, **plan)
-        found["pystiche"]["saved"] = saved_loss(folder, pooling)
+        found["pystiche"]["saved"] = saved_loss(folder)
     plan |= {"sizes": SIZES[:3], "steps": (40, 25, 300)}
     for dtype in formats:
         mine = paint("paint.py", folder, dtype=dtype, **plan)
-        found[f"this project, {dtype}"] = {**mine, "saved": saved_loss(folder, pooling)}
+        found[f"this project, {dtype}"] = {**mine, "saved": saved_loss(folder)}
     rows = [("", *found)]
 
     def row(name: str, values, digits: int) -> None:
@@ -189,17 +187,10 @@ def write(text: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--content", type=Path, help="with --style: another pair, only printed")
-    parser.add_argument("--style", type=Path)
-    parser.add_argument("--pooling", choices=("max", "avg"), default="max", help="pastiche: max")
-    options = parser.parse_args()
     default = nst.fast_copy(nst.load_vgg19().to(nst.best_device())).features[0].weight.dtype
     formats = FORMATS if default == torch.bfloat16 else ("float32",)
     images = ROOT / "images"
     pairs = [(images / f"content/{c}.jpg", images / f"style/{s}.jpg") for c, s in PAIRS]
-    if options.content and options.style:
-        pairs = [(options.content, options.style)]
     parts = {"machine": f"{machine()}. Default number format here: {formats[0]}.\n"}
     print(parts["machine"], flush=True)
     for index, pair in enumerate(pairs):
@@ -213,11 +204,10 @@ def main() -> None:
             if index == 0:
                 parts["growth"], parts["whole"] = growth(folder, formats), whole(folder, formats)
                 print(parts["growth"], parts["whole"], sep="\n", flush=True)
-            parts[title] = f"{title}, {options.pooling} pooling:\n\n"
-            parts[title] += compare(folder, options.pooling, formats)
+            parts[title] = f"{title}, {POOLING} pooling:\n\n"
+            parts[title] += compare(folder, formats)
             print(parts[title], flush=True)
-    if len(pairs) > 1:
-        write("\n".join(parts.values()))
+    write("\n".join(parts.values()))
 
 
 if __name__ == "__main__":
