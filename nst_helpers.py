@@ -463,6 +463,7 @@ def stylize(
     sizes: int | Sequence[int] = (128, 256, 512),
     steps: int | Sequence[int] = (80, 40, 25, 15),
     init: str | Tensor = "matched",
+    noise: float = 0.0,
     content_layers: Sequence[str] = CONTENT_LAYERS,
     coarse_content: float = 2.0,
     tolerance: float = 0.5 / 255,
@@ -476,7 +477,8 @@ def stylize(
     other, with `steps` at each. The coarse ones place large strokes. There the content counts
     `coarse_content` times as much for each size that follows, so that the subject stays visible.
     `init` is the start: "matched" (the content in the colours of the style), "content", "style",
-    "noise" (by `seed`), or a picture. `resume` is the last picture of a size: the next size is
+    "noise" (by `seed`), or a picture. Noise with standard deviation `noise` is added to it: strokes
+    grow where the photograph is flat. `resume` is the last picture of a size: the next size is
     painted. `tolerance`: see `optimize`; `dtype`: see `fast_copy`. By default `vgg` is the oxford
     network with average pooling, on a GPU if there is one. Raises ValueError or MemoryError.
     """
@@ -495,20 +497,20 @@ def stylize(
     require_memory(content, max(sizes), share, vgg.mean.device)
     content = content.detach().float().cpu().clone()
     styles = [replace(s, image=s.image.detach().float().cpu().clone()) for s in styles]
-    _start(init, resize(content, sizes[0]), styles, seed)  # checks init
+    _start(init, resize(content, sizes[0]), styles, noise, seed)  # checks init
     plan = [(sizes[i], steps[i], coarse_content ** (len(sizes) - 1 - i)) for i in range(len(sizes))]
-    options = init, seed, content_layers, tolerance, resume
+    options = init, noise, seed, content_layers, tolerance, resume
     return _paint(content, styles, vgg, weights, plan, *options)
 
 
-def _paint(content, styles, vgg, weights, plan, init, seed, layers, tolerance, resume):
+def _paint(content, styles, vgg, weights, plan, init, noise, seed, layers, tolerance, resume):
     """Paint every (size, steps, factor of the content) of `plan`; yield all steps."""
     total, all_work = (sum(steps * size**power for size, steps, _ in plan) for power in (0, 2))
     dtype, before, work, picture = vgg.features[0].weight.dtype, 0, 0, resume
     for size, steps, boost in plan:
         done = resume is not None and size <= max(resume.shape[-2:])
         small, measured = resize(content, size), [s.at(size) for s in styles]
-        start = _start(init, small, measured, seed)
+        start = _start(init, small, measured, noise if picture is None else 0, seed)
         start = start if picture is None else _enlarge(picture, start, init)
         with torch.autocast(vgg.mean.device.type, enabled=False):
             losses_of = relative_losses(vgg, small.to(vgg.mean), measured, weights, layers)
@@ -523,27 +525,24 @@ def _paint(content, styles, vgg, weights, plan, init, seed, layers, tolerance, r
 NOISE = 0.05  # contrast of the noise; faint, as layers hardly react to it and nothing removes it
 
 
-def _start(init: str | Tensor, content: Tensor, styles: Sequence[Style], seed: int) -> Tensor:
-    """Return the start of a painting, at the size of `content`."""
-    if isinstance(init, Tensor):
-        return resize(init.detach().to(content), content.shape[-2:])
+def _start(init: str | Tensor, content: Tensor, styles: Sequence[Style], noise: float, seed: int):
+    """Return the start of a painting, at the size of `content`, with noise."""
     generator = torch.Generator("cpu").manual_seed(seed)
-    noise = torch.randn(content.shape, generator=generator, device="cpu", dtype=torch.float32)
+    grain = torch.randn(content.shape, generator=generator, device="cpu", dtype=torch.float32)
+    if isinstance(init, Tensor):
+        return resize(init.detach().to(content), content.shape[-2:]) + noise * grain
     shares = [s.weight * (1.0 if s.mask is None else shrink(s.mask, content)) for s in styles]
     matched = [match_colors(content, s.image) for s in styles]
     matched = sum(x * y for x, y in zip(shares, matched, strict=True)) / sum(shares)
-    starts = {"matched": matched, "content": content, "noise": 0.5 + NOISE * noise}
+    starts = {"matched": matched, "content": content, "noise": 0.5 + NOISE * grain}
     starts["style"] = resize(styles[0].image, content.shape[-2:])
     if init not in starts:
         raise ValueError(f"init must be a picture or one of {', '.join(starts)}, not {init!r}")
-    return starts[init]
+    return starts[init] + noise * grain
 
 
 def _enlarge(picture: Tensor, start: Tensor, init: str | Tensor) -> Tensor:
-    """Return the painted `picture` at the size of `start`.
-
-    If it started from the photograph, add the detail that the photograph lost at the smaller size.
-    """
+    """Return `picture` at the size of `start`, with the detail of a photograph it started from."""
     enlarged = resize(picture, start.shape[-2:])
     if isinstance(init, Tensor) or init in ("noise", "style"):
         return enlarged

@@ -91,6 +91,19 @@ def test_starts(paint, temple, starry_night):
     assert noise.std() == pytest.approx(nst.NOISE, rel=0.05)
 
 
+def test_noise_is_added_to_the_start_alone(paint, temple):
+    nothing = nst.Weights(content=0.0, style=0.0)
+    plain, noisy = (
+        list(paint(weights=nothing, sizes=(32, 64), steps=1, noise=noise)) for noise in (0, 0.1)
+    )
+    added = [b.image - a.image for a, b in zip(plain, noisy, strict=True)]
+    assert added[0].std() == pytest.approx(0.1, rel=0.1)
+    assert added[1].std() < 0.1  # enlarged, and none of the size 64
+    picture = nst.resize(temple.flip(3), 32)
+    first = next(paint(init=picture, sizes=(32,), steps=1, noise=0.1))
+    assert (first.image - picture).std() == pytest.approx(0.1, rel=0.1)
+
+
 def test_an_enlarged_picture_gets_the_detail_of_the_photograph(paint, temple):
     nothing = nst.Weights(content=0.0, style=0.0)
     step = last(paint(weights=nothing, init="content", sizes=(32, 64), steps=1))
