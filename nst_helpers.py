@@ -475,12 +475,11 @@ def stylize(
 
     `style` may also be a `Style`, or several. `sizes` (long side, pixels) are painted one after the
     other, with `steps` at each. The coarse ones place large strokes. There the content counts
-    `coarse_content` times as much for each size that follows, so that the subject stays visible.
-    `init` is the start: "matched" (the content in the colours of the style), "content", "style",
-    "noise" (by `seed`), or a picture. Noise with standard deviation `noise` is added to it: strokes
-    grow where the photograph is flat. `resume` is the last picture of a size: the next size is
-    painted. `tolerance`: see `optimize`; `dtype`: see `fast_copy`. By default `vgg` is the oxford
-    network with average pooling, on a GPU if there is one. Raises ValueError or MemoryError.
+    `coarse_content` times as much for each size that follows. `init` is the start: "matched" (the
+    content in the colours of the style), "content", "style", "noise", or a picture. Noise (by
+    `seed`) of standard deviation `noise` is added. `resume` is the last picture of a size: the next
+    one is painted. `tolerance`: see `optimize`; `dtype`: see `fast_copy`. By default `vgg` is the
+    oxford network with average pooling, on a GPU if there is one. Raises ValueError or MemoryError.
     """
     sizes = [sizes] if isinstance(sizes, int) else list(sizes)
     steps = [steps] * len(sizes) if isinstance(steps, int) else list(steps)[: len(sizes)]
@@ -489,7 +488,6 @@ def stylize(
     (weights := weights or Weights()).factors()  # checks them
     require_layers(content_layers)
     require_layers(weights.layers)
-    require_picture(content, "content")
     require_styles(styles := as_styles(style), content)
     vgg = fast_copy(vgg or load_vgg19(pooling="avg").to(best_device()), dtype)
     share, more = (2500, 300) if vgg.features[0].weight.dtype.itemsize == 2 else (3800, 500)

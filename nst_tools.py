@@ -58,7 +58,8 @@ def _require_mask(mask: Tensor, name: str, picture: Tensor) -> None:
 
 
 def require_styles(styles: Sequence, content: Tensor) -> None:
-    """Raise ValueError unless masks fit their pictures and all of `content` is painted."""
+    """Raise ValueError unless all are pictures, masks fit, and all of `content` is painted."""
+    require_picture(content, "content")
     for style in styles:
         require_picture(style.image, "style")
         for name, picture in {"mask": content, "source": style.image}.items():
