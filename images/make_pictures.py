@@ -36,7 +36,7 @@ LIMIT = 300_000  # bytes of a picture, at most
 TRIAL_SIZE, TRIAL_STEPS = 512, (100, 60, 35)  # a trial's largest long side, its steps at each size
 PERIOD = 10  # seconds between two lines of progress
 FILM = "night_castle"  # the recipe of the film in the README
-FILM_SIZES, FILM_STEPS, HEIGHT, GAP = (128, 192, 288), (80, 60, 60), 192, 8
+FILM_SIZES, FILM_STEPS, HEIGHT, GAP = (128, 176, 224, 288), (80, 40, 40, 40), 192, 8
 
 
 def read(path: Path) -> dict:
