@@ -464,6 +464,7 @@ def stylize(
     steps: int | Sequence[int] = (80, 40, 25, 15),
     init: str | Tensor = "matched",
     noise: float = 0.0,
+    detail: float = 1.0,
     content_layers: Sequence[str] = CONTENT_LAYERS,
     coarse_content: float = 2.0,
     tolerance: float = 0.5 / 255,
@@ -477,9 +478,10 @@ def stylize(
     other, with `steps` at each. The coarse ones place large strokes. There the content counts
     `coarse_content` times as much for each size that follows. `init` is the start: "matched" (the
     content in the colours of the style), "content", "style", "noise", or a picture. Noise (by
-    `seed`) of standard deviation `noise` is added. `resume` is the last picture of a size: the next
-    one is painted. `tolerance`: see `optimize`; `dtype`: see `fast_copy`. By default `vgg` is the
-    oxford network with average pooling, on a GPU if there is one. Raises ValueError or MemoryError.
+    `seed`) of standard deviation `noise` is added. After the first two starts, every enlargement
+    adds `detail` times the detail of the start. `resume` is the last picture of a size: the next
+    one is painted. `tolerance`: see `optimize`; `dtype`: see `fast_copy`. By default `vgg` has
+    average pooling, on a GPU if there is one. Raises ValueError or MemoryError.
     """
     sizes = [sizes] if isinstance(sizes, int) else list(sizes)
     steps = [steps] * len(sizes) if isinstance(steps, int) else list(steps)[: len(sizes)]
@@ -490,26 +492,24 @@ def stylize(
     require_layers(weights.layers)
     require_styles(styles := as_styles(style), content)
     vgg = fast_copy(vgg or load_vgg19(pooling="avg").to(best_device()), dtype)
-    share, more = (2500, 300) if vgg.features[0].weight.dtype.itemsize == 2 else (3800, 500)
-    share += more * sum(s.mask is not None for s in styles)  # bytes per pixel
-    require_memory(content, max(sizes), share, vgg.mean.device)
+    require_memory(vgg, content, max(sizes), [s.mask for s in styles])
     content = content.detach().float().cpu().clone()
     styles = [replace(s, image=s.image.detach().float().cpu().clone()) for s in styles]
     _start(init, resize(content, sizes[0]), styles, noise, seed)  # checks init
     plan = [(sizes[i], steps[i], coarse_content ** (len(sizes) - 1 - i)) for i in range(len(sizes))]
-    options = init, noise, seed, content_layers, tolerance, resume
+    options = init, noise, seed, detail, content_layers, tolerance, resume
     return _paint(content, styles, vgg, weights, plan, *options)
 
 
-def _paint(content, styles, vgg, weights, plan, init, noise, seed, layers, tolerance, resume):
+def _paint(photo, styles, vgg, weights, plan, init, noise, seed, detail, layers, tolerance, resume):
     """Paint every (size, steps, factor of the content) of `plan`; yield all steps."""
     total, all_work = (sum(steps * size**power for size, steps, _ in plan) for power in (0, 2))
     dtype, before, work, picture = vgg.features[0].weight.dtype, 0, 0, resume
     for size, steps, boost in plan:
         done = resume is not None and size <= max(resume.shape[-2:])
-        small, measured = resize(content, size), [s.at(size) for s in styles]
+        small, measured = resize(photo, size), [s.at(size) for s in styles]
         start = _start(init, small, measured, noise if picture is None else 0, seed)
-        start = start if picture is None else _enlarge(picture, start, init)
+        start = start if picture is None else _enlarge(picture, start, init, detail)
         with torch.autocast(vgg.mean.device.type, enabled=False):
             losses_of = relative_losses(vgg, small.to(vgg.mean), measured, weights, layers)
         keep_freed_memory(size <= 1024)  # larger pictures save memory instead of time
@@ -539,9 +539,9 @@ def _start(init: str | Tensor, content: Tensor, styles: Sequence[Style], noise: 
     return starts[init] + noise * grain
 
 
-def _enlarge(picture: Tensor, start: Tensor, init: str | Tensor) -> Tensor:
-    """Return `picture` at the size of `start`, with the detail of a photograph it started from."""
+def _enlarge(picture: Tensor, start: Tensor, init: str | Tensor, detail: float) -> Tensor:
+    """Return `picture` at the size of `start`, with `detail` of a photograph it started from."""
     enlarged = resize(picture, start.shape[-2:])
     if isinstance(init, Tensor) or init in ("noise", "style"):
         return enlarged
-    return enlarged + start - resize(resize(start, picture.shape[-2:]), start.shape[-2:])
+    return enlarged + detail * (start - resize(resize(start, picture.shape[-2:]), start.shape[-2:]))

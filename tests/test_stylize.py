@@ -110,6 +110,12 @@ def test_an_enlarged_picture_gets_the_detail_of_the_photograph(paint, temple):
     assert (step.image - nst.resize(temple, 64)).abs().mean() < 0.01
     blurred = interpolate(nst.resize(temple, 32), step.image.shape[-2:], mode="bicubic")
     assert (blurred - nst.resize(temple, 64)).abs().mean() > 0.02
+    plain, half = (
+        last(paint(weights=nothing, init="content", sizes=(32, 64), steps=1, detail=detail)).image
+        for detail in (0, 0.5)
+    )
+    assert (blurred - plain).abs().mean() < 0.01
+    assert (half - (plain + step.image) / 2).abs().mean() < 1e-3
     step = last(paint(weights=nothing, init=temple.flip(3), sizes=(32, 64), steps=1))
     expected = nst.resize(nst.resize(temple.flip(3), 32), step.image.shape[-2:])
     assert (step.image - expected).abs().mean() < 1e-3  # not if it began with another picture
