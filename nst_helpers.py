@@ -480,8 +480,8 @@ def stylize(
     content in the colours of the style), "content", "style", "noise", or a picture. Noise (by
     `seed`) of standard deviation `noise` is added. After the first two starts, every enlargement
     adds `detail` times the detail of the start. `resume` is the last picture of a size: the next
-    one is painted. `tolerance`: see `optimize`; `dtype`: see `fast_copy`. By default `vgg` has
-    average pooling, on a GPU if there is one. Raises ValueError or MemoryError.
+    one is painted. `tolerance`: see `optimize`; `dtype`: see `fast_copy`. By default `vgg` is the
+    oxford network with average pooling, on a GPU if there is one. Raises ValueError or MemoryError.
     """
     sizes = [sizes] if isinstance(sizes, int) else list(sizes)
     steps = [steps] * len(sizes) if isinstance(steps, int) else list(steps)[: len(sizes)]
@@ -540,7 +540,7 @@ def _start(init: str | Tensor, content: Tensor, styles: Sequence[Style], noise: 
 
 
 def _enlarge(picture: Tensor, start: Tensor, init: str | Tensor, detail: float) -> Tensor:
-    """Return `picture` at the size of `start`, with `detail` of a photograph it started from."""
+    """Return `picture` at the size of `start`, with `detail` times the detail of a photograph."""
     enlarged = resize(picture, start.shape[-2:])
     if isinstance(init, Tensor) or init in ("noise", "style"):
         return enlarged

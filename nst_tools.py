@@ -433,11 +433,11 @@ def keep_freed_memory(keep: bool) -> None:
 def require_memory(vgg: nn.Module, picture: Tensor, size: int, masks: Sequence) -> None:
     """Raise MemoryError if painting `picture` at the long side `size` needs more than is free.
 
-    `masks` are those of the styles, or None. The bytes per pixel were measured with `vgg` in
-    bfloat16 and float32. Above 1024 pixels, a CPU needs a quarter less (see `keep_freed_memory`).
+    `masks` has a mask or None for each style. Above 1024 pixels, a CPU needs a quarter less (see
+    `keep_freed_memory`).
     """
     weight = next(vgg.parameters())
-    share, more = (2500, 300) if weight.dtype.itemsize == 2 else (3800, 500)
+    share, more = (2500, 300) if weight.dtype.itemsize == 2 else (3800, 500)  # bytes per pixel
     share += more * sum(mask is not None for mask in masks)
     device, free, (h, w) = weight.device, psutil.virtual_memory().available, picture.shape[-2:]
     with suppress(OSError, ValueError):  # a container, such as Binder's, may have less
