@@ -512,7 +512,7 @@ def _paint(photo, styles, vgg, weights, plan, init, noise, seed, detail, layers,
         start = start if picture is None else _enlarge(picture, start, init, detail)
         with torch.autocast(vgg.mean.device.type, enabled=False):
             losses_of = relative_losses(vgg, small.to(vgg.mean), measured, weights, layers)
-        keep_freed_memory(size <= 1024)  # larger pictures save memory instead of time
+        keep_freed_memory(size <= 1536)  # larger pictures save memory instead of time
         factors, n = partial(weights.factors, boost), 0 if done else steps
         for step in optimize(start.to(vgg.mean), losses_of, factors, steps=n, tolerance=tolerance):
             share, picture = (work + step.index * size**2) / all_work, step.picture

@@ -433,7 +433,7 @@ def keep_freed_memory(keep: bool) -> None:
 def require_memory(vgg: nn.Module, picture: Tensor, size: int, masks: Sequence) -> None:
     """Raise MemoryError if painting `picture` at the long side `size` needs more than is free.
 
-    `masks` has a mask or None for each style. Above 1024 pixels, a CPU needs a quarter less (see
+    `masks` has a mask or None for each style. Above 1536 pixels, a CPU needs a quarter less (see
     `keep_freed_memory`).
     """
     weight = next(vgg.parameters())
@@ -446,7 +446,7 @@ def require_memory(vgg: nn.Module, picture: Tensor, size: int, masks: Sequence) 
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
     usual = share * h * w * (size / max(h, w)) ** 2
-    needed = usual * 3 / 4 if size > 1024 and device.type == "cpu" else usual
+    needed = usual * 3 / 4 if size > 1536 and device.type == "cpu" else usual
     if needed > free:
         fitting = math.floor(size * math.sqrt(free / usual))
         sizes = f"{needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free"
