@@ -32,7 +32,7 @@ import nst_studio
 
 IMAGES = Path(__file__).resolve().parent
 NOTEBOOKS = IMAGES.parent / "notebooks"
-LIMIT = 300_000  # bytes of a picture, at most
+LIMIT = 600_000  # bytes of a picture, at most
 TRIAL_SIZE, TRIAL_STEPS = 512, (100, 60, 35)  # a trial's largest long side, its steps at each size
 PERIOD = 10  # seconds between two lines of progress
 FILM = "night_castle"  # the recipe of the film in the README
