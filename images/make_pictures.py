@@ -35,7 +35,7 @@ NOTEBOOKS = IMAGES.parent / "notebooks"
 LIMIT = 600_000  # bytes of a picture, at most
 TRIAL_SIZE, TRIAL_STEPS = 512, (100, 60, 35)  # a trial's largest long side, its steps at each size
 PERIOD = 10  # seconds between two lines of progress
-FILM = "night_castle"  # the recipe of the film in the README
+FILM = "eiffel_tower"  # the recipe of the film in the README
 FILM_SIZES, FILM_STEPS, HEIGHT, GAP = (128, 176, 224, 288), (80, 40, 40, 40), 192, 8
 
 
@@ -184,13 +184,12 @@ def row(pictures: list[Image.Image]) -> Image.Image:
 
 
 def film(recipe: dict, path: Path) -> None:
-    """Write an animated image: the photograph, the picture while it is painted, the paintings."""
-    files = [f"content/{recipe['content']}"]
-    files += [f"style/{entry['style']}" for entry in (recipe, *recipe.get("others", ()))]
-    photo, *models = [Image.open(IMAGES / f"{file}.jpg").convert("RGB") for file in files]
+    """Write an animated image: the photograph, the picture while it is painted, the painting."""
+    files = f"content/{recipe['content']}", f"style/{recipe['style']}"
+    photo, painting = [Image.open(IMAGES / f"{file}.jpg").convert("RGB") for file in files]
     steps = nst_studio.follow(recipe, IMAGES, sizes=FILM_SIZES, steps=FILM_STEPS)
     frames = [
-        row([photo, nst.to_pil(step.image).resize(photo.size), *models])
+        row([photo, nst.to_pil(step.image).resize(photo.size), painting])
         for step in steps
         if step.index < 12 or step.index % 6 == 0 or step.done == 1
     ]
