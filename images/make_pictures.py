@@ -3,7 +3,7 @@
 usage: python images/make_pictures.py [NAME ...], by default all. Two files name the pictures:
 
 - recipes.json: a recipe is a picture of gallery/, and each of its "trials", the recipe with some
-  entries changed, is one of figures/.
+  entries changed, is one of figures/, painted up to TRIAL_SIZE.
 - figures.json: a figure is a row of pictures of figures/, its "variants". They share "settings".
   Either these are the entries of a recipe, or "function" names a notebook and one of its functions
   ("04_pixel_optimization:by_paper"), which paints with the other settings as arguments.
@@ -33,7 +33,7 @@ import nst_studio
 IMAGES = Path(__file__).resolve().parent
 NOTEBOOKS = IMAGES.parent / "notebooks"
 LIMIT = 600_000  # bytes of a picture, at most
-TRIAL_SIZE, TRIAL_STEPS = 512, (100, 60, 35)  # a trial's largest long side, its steps at each size
+TRIAL_SIZE, TRIAL_STEPS = 512, 50  # a trial's largest long side, its steps there, at most
 PERIOD = 10  # seconds between two lines of progress
 FILM = "eiffel_tower"  # the recipe of the film in the README
 FILM_SIZES, FILM_STEPS, HEIGHT, GAP = (128, 176, 224, 288), (80, 40, 40, 40), 192, 8
@@ -54,14 +54,27 @@ def plan(recipes: dict, figures: dict) -> dict[str, dict]:
     for name, recipe in recipes.items():
         usual = {"recipe": {"changes": {}}} if recipe.get("trials") else {}  # to compare with
         for trial, entry in (usual | recipe.get("trials", {})).items():
-            changed = essence(recipe) | entry["changes"]
-            changed["sizes"] = [size for size in changed["sizes"] if size <= TRIAL_SIZE]
-            changed["steps"] = list(TRIAL_STEPS[: len(changed["sizes"])])
-            settings[f"figures/{name}-{trial}"] = changed
+            settings[f"figures/{name}-{trial}"] = beginning(essence(recipe) | entry["changes"])
     for name, figure in figures.items():
         for variant, changes in figure["variants"].items():
             settings[f"figures/{name}-{variant}"] = figure["settings"] | changes
     return settings
+
+
+def beginning(settings: dict) -> dict:
+    """Return the settings that paint the same picture up to TRIAL_SIZE, with fewer steps there.
+
+    `nst.stylize` counts the content `coarse_content` times for each size that follows. The content
+    weight makes up for the sizes that are left out.
+    """
+    sizes = [size for size in settings["sizes"] if size <= TRIAL_SIZE]
+    steps = settings["steps"][: len(sizes)]
+    left_out = len(settings["sizes"]) - len(sizes)
+    weights = settings.get("weights", {})
+    content = weights.get("content", 1) * settings.get("coarse_content", 2) ** left_out
+    changes = {"weights": weights | {"content": content}}
+    changes |= {"sizes": sizes, "steps": [*steps[:-1], min(steps[-1], TRIAL_STEPS)]}
+    return settings | changes
 
 
 @cache

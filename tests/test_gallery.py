@@ -129,14 +129,17 @@ def test_the_script_paints_what_is_missing_or_outdated(two):
 
 
 def test_a_trial_is_the_recipe_with_its_changes(script):
-    recipe = {"sizes": [256, 512, 1024], "steps": [9, 9, 9], "title": "x", "coarse_content": 3}
+    recipe = {"sizes": [256, 512, 1024], "steps": [90, 80, 7], "title": "x", "coarse_content": 3}
+    recipe["weights"] = {"style": 9}
     trials = {"flat": {"changes": {"coarse_content": 1}, "what": "coarse_content 1"}}
     pictures = script.plan({"cat": recipe | {"trials": trials}}, {})
     assert list(pictures) == ["gallery/cat", "figures/cat-recipe", "figures/cat-flat"]
     assert pictures["gallery/cat"] == {key: x for key, x in recipe.items() if key != "title"}
-    smaller = {"sizes": [256, 512], "steps": [100, 60], "coarse_content": 1}
+    smaller = {"sizes": [256, 512], "steps": [90, 50], "coarse_content": 3}
+    smaller["weights"] = {"content": 3, "style": 9}  # the content counts as in the large picture
+    assert pictures["figures/cat-recipe"] == smaller
+    smaller |= {"coarse_content": 1, "weights": {"content": 1, "style": 9}}
     assert pictures["figures/cat-flat"] == smaller
-    assert pictures["figures/cat-recipe"] == smaller | {"coarse_content": 3}
 
 
 def test_an_interrupted_run_goes_on_with_the_size_that_it_was_at(two, monkeypatch):
