@@ -244,11 +244,13 @@ def test_bfloat16_paints_the_same_picture(paint, avg_vgg, temple, starry_night):
     [
         (None, torch.float32),  # an older torch cannot tell
         ({"avx2": True, "avx512": True, "avx512_bf16": False, "amx_tile": False}, torch.float32),
-        ({"avx512_bf16": True}, torch.bfloat16),
-        ({"amx_bf16": True}, torch.bfloat16),
+        ({"avx512_bf16": True}, torch.bfloat16),  # an older torch does not know the name
+        ({"avx512_bf16": True, "cpu_name": "AMD EPYC"}, torch.bfloat16),
+        ({"avx512_bf16": True, "cpu_name": "Intel Xeon"}, torch.float32),
+        ({"avx512_bf16": True, "amx_bf16": True, "cpu_name": "Intel Xeon"}, torch.bfloat16),
     ],
 )
-def test_the_default_is_bfloat16_only_where_the_processor_has_it(
+def test_the_default_is_bfloat16_only_where_the_processor_is_faster_in_it(
     paint, monkeypatch, capabilities, expected
 ):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
