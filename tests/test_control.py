@@ -195,24 +195,24 @@ def test_opacity_comes_back_from_the_file(temple, halves):
 
 def test_a_recipe_is_what_one_would_write_by_hand(root, avg_vgg):
     """Case 7: what a recipe leaves out, single layers among it, keeps its default."""
-    recipe = {"content": "temple", "style": "starry_night", "mask": "temple_sky", "title": "x"}
+    recipe = {"content": "temple", "style": "starry_night", "mask": "temple_distance", "title": "x"}
     recipe |= {"source": "starry_night_sky", "style_scale": 0.5, "keep_colors": True}
     recipe |= {"weights": {"style": 30, "tv": 5}, "layers": {"relu4_1": 0.5}, "coarse_content": 3}
-    other = {"style": "great_wave", "mask": "temple_land", "style_weight": 0.5}
+    other = {"style": "great_wave", "mask": "temple_front", "style_weight": 0.5}
     recipe["others"] = [other | {"only": ["relu3_1", "relu5_1"]}]
     options = {"vgg": avg_vgg, "sizes": (32, 48), "steps": (3, 2)}
     images = root / "images"
-    sky, land, source = (
+    far, near, source = (
         nst.load_mask(images / f"masks/{name}.png")
-        for name in ("temple_sky", "temple_land", "starry_night_sky")
+        for name in ("temple_distance", "temple_front", "starry_night_sky")
     )
     photo, starry, wave = (
         nst.load_image(images / f"{name}.jpg")
         for name in ("content/temple", "style/starry_night", "style/great_wave")
     )
     starry, wave = (nst.match_colors(painting, photo) for painting in (starry, wave))
-    styles = [S(starry, mask=sky, source=source, scale=0.5)]
-    styles.append(S(wave, 0.5, mask=land, layers=["relu3_1", "relu5_1"]))
+    styles = [S(starry, mask=far, source=source, scale=0.5)]
+    styles.append(S(wave, 0.5, mask=near, layers=["relu3_1", "relu5_1"]))
     weights = nst.Weights(1, 30, 5, dict.fromkeys(nst.STYLE_LAYERS, 0.2) | {"relu4_1": 0.5})
     by_hand = nst.stylize(photo, styles, weights=weights, coarse_content=3, **options)
     for ours, theirs in zip(nst_studio.follow(recipe, images, **options), by_hand, strict=True):
