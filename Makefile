@@ -15,7 +15,7 @@ STYLE := $(BIN)/ruff check . && $(BIN)/ruff format --check .
 help:
 	@echo "make lab        open the notebooks in JupyterLab  (ARGS=\"--no-browser --port 8899\")"
 	@echo "make check      check the style and run the quick tests, in a minute and a half  (ARGS=\"-k network\")"
-	@echo "make test       check the style, run all tests, every notebook and the browser tests, in twelve to twenty minutes"
+	@echo "make test       check the style, run all tests, every notebook and the browser tests, in twelve to twenty-five minutes"
 	@echo "make oldest     run all tests with the oldest package versions allowed  (PYTHON=python3.10)"
 	@echo "make notebooks  run all notebooks in fresh kernels and store their outputs  (ARGS='notebooks/04*.ipynb')"
 	@echo "make pictures   paint the pictures of gallery and figures that are missing or have new settings  (ARGS=great_wave)"
