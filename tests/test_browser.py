@@ -338,6 +338,8 @@ def test_play_in_the_studio(lab, browser):
     page.wait_for_function("box => box.value == '25'", arg=hand.box("style").element_handle())
 
     hand.press("Keep")
+    # Jupyter handles clicks and values in different threads: the value could overtake the click.
+    hand.panel.get_by_role("radio", name="3: temple").wait_for(state="attached")
     hand.box("style").fill("7.5")
     hand.box("style").press("Enter")
     hand.more(3)
