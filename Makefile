@@ -18,7 +18,7 @@ help:
 	@echo "make test       check the style, run all tests, every notebook and the browser tests, in twelve to twenty-five minutes"
 	@echo "make oldest     run all tests with the oldest package versions allowed  (PYTHON=python3.10)"
 	@echo "make notebooks  run all notebooks in fresh kernels and store their outputs  (ARGS='notebooks/04*.ipynb')"
-	@echo "make pictures   paint the pictures of gallery and figures that are missing or have new settings  (ARGS=great_wave)"
+	@echo "make pictures   paint the pictures of gallery and figures that are missing or have new settings  (ARGS=boats)"
 	@echo "make html       write the notebooks as web pages into html/"
 	@echo "make handout    write the notebooks without outputs and solutions into handout/"
 	@echo "make bench      measure speed and memory beside other programs"

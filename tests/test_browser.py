@@ -444,7 +444,7 @@ def test_finish_save_load_and_upload(lab, browser, tmp_path):
         page.wait_for_function("radio => radio.checked", arg=radio.element_handle())
         hand.choose("cat")
         hand.says("Drag a slider")
-    recipe = json.loads((ROOT / "images/recipes.json").read_text())["great_wave"]
+    recipe = json.loads((ROOT / "images/recipes.json").read_text())["boats"]
     hand.panel.get_by_label("recipe").select_option(label=recipe["title"])
     hand.says(recipe["why"])
     chosen = f"box => box.value == '{recipe['weights']['style']}'"
